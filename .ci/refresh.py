@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Run notebooks top to bottom and store what they show: python .ci/refresh.py nbs/00_core.ipynb …  (all of them when none is named)
+
+Cells with a test flag (`#| slow`, `#| gpu`, `#| data`) or `#| eval: false` keep the outputs they have, unless the flag is named: --flags "slow data".
+Stops at the first error with its traceback and then leaves that notebook as it was. Pictures are stored once, as PNG."""
+import argparse, os, re, sys, time
+from pathlib import Path
+
+os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
+os.environ['TQDM_DISABLE'] = '1'
+from execnb.nbio import read_nb, write_nb
+from execnb.shell import CaptureShell
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def skipped(cell, flags):
+    s = cell.source
+    directives = set(re.findall(r'^#\s*\|\s*([\w-]+)', s, re.M))
+    return bool(re.search(r'^#\s*\|\s*eval:\s*false', s, re.M)) or bool(directives & set(get_config().tst_flags.split()) - flags)
+
+def refresh(path, flags):
+    nb, start = read_nb(path), time.time()
+    old = {c.id: c.get('outputs', []) for c in nb.cells if c.cell_type == 'code'}
+    keep = {c.id for c in nb.cells if c.cell_type == 'code' and skipped(c, flags)}
+    here = os.getcwd(); os.chdir(path.parent)
+    try:
+        shell = CaptureShell(path.parent, mpl_format='png')
+        shell.run_cell("import matplotlib.pyplot as _p; _p.rcParams.update({'figure.dpi': 80, 'savefig.dpi': 80}); del _p")
+        shell.run_all(nb, exc_stop=True, preproc=lambda c: c.cell_type == 'code' and c.id in keep)
+    finally: os.chdir(here)
+    for c in nb.cells:
+        if c.cell_type == 'code' and c.id in keep: c.outputs = old[c.id]
+    clean_nb(nb)
+    write_nb(nb, path)
+    print(f'{path.relative_to(ROOT)}: {time.time() - start:.1f} s', flush=True)
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('notebooks', nargs='*', type=Path); p.add_argument('--flags', default='')
+    a = p.parse_args()
+    paths = a.notebooks or sorted(q for q in (ROOT/'nbs').rglob('*.ipynb') if not q.name.startswith('_') and '.ipynb_checkpoints' not in q.parts)
+    sys.path.insert(0, str(ROOT))
+    for q in paths:
+        if len(paths) > 1:   # a process each: no state leaks from one page to the next
+            import subprocess
+            if subprocess.run([sys.executable, __file__, str(q), '--flags', a.flags]).returncode: sys.exit(f'{q} failed')
+        else: refresh(q.resolve(), set(a.flags.split()))
