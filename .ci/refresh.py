@@ -2,8 +2,8 @@
 """Run notebooks top to bottom and store what they show: python .ci/refresh.py nbs/00_core.ipynb …  (all of them when none is named)
 
 Cells with a test flag (`#| slow`, `#| gpu`, `#| data`) or `#| eval: false` keep the outputs they have, unless the flag is named: --flags "slow data".
-Stops at the first error with its traceback and then leaves that notebook as it was. Pictures are stored once, as PNG."""
-import argparse, os, re, sys, time
+Stops at the first error with its traceback and then leaves that notebook as it was. Pictures are stored as small PNG files."""
+import argparse, base64, io, os, re, sys, time
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
@@ -12,6 +12,7 @@ from execnb.nbio import read_nb, write_nb
 from execnb.shell import CaptureShell
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +20,18 @@ def skipped(cell, flags):
     s = cell.source
     directives = set(re.findall(r'^#\s*\|\s*([\w-]+)', s, re.M))
     return bool(re.search(r'^#\s*\|\s*eval:\s*false', s, re.M)) or bool(directives & set(get_config().tst_flags.split()) - flags)
+
+def lighten(cell, limit=60_000):
+    "Pictures over 16 kB get a palette of 256 colours, or of fewer until they are below `limit`; the page stays small and the eye sees no difference."
+    for o in cell.get('outputs', []):
+        png = o.get('data', {}).get('image/png')
+        if not png: continue
+        raw = data = base64.b64decode(''.join(png))
+        for n in (256, 128, 64):
+            if len(data) <= (16_000 if n == 256 else limit): break
+            b = io.BytesIO(); Image.open(io.BytesIO(raw)).convert('RGB').quantize(n, Image.Quantize.MEDIANCUT).save(b, 'PNG', optimize=True)
+            data = b.getvalue()
+        o['data']['image/png'] = base64.b64encode(data).decode() + '\n'
 
 def refresh(path, flags):
     nb, start = read_nb(path), time.time()
@@ -32,6 +45,7 @@ def refresh(path, flags):
     finally: os.chdir(here)
     for c in nb.cells:
         if c.cell_type == 'code' and c.id in keep: c.outputs = old[c.id]
+        elif c.cell_type == 'code': lighten(c)
     clean_nb(nb)
     write_nb(nb, path)
     print(f'{path.relative_to(ROOT)}: {time.time() - start:.1f} s', flush=True)

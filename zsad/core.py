@@ -32,7 +32,7 @@ def _to_uint8(a:np.ndarray)->np.ndarray:
 
 # %% ../nbs/00_core.ipynb #16945ab5
 def _from_array(a:np.ndarray)->np.ndarray:
-    "RGB uint8 from a grey, grey-alpha-free, RGB or RGBA array of 8 or 16 bits."
+    "RGB uint8 from a grey, RGB or RGBA array of 8 or 16 bits."
     if a.dtype == np.uint16: a = _to_uint8(a)
     if a.dtype != np.uint8: raise ImageError('array', f'pixels must be uint8 or uint16, got {a.dtype}')
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]

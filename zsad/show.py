@@ -44,13 +44,12 @@ def show_img(
     title:str=None,     # Text above
     ax=None,            # Axes to draw in; new ones when None
     width:float=4.      # Width of a new figure in inches
-):                      # The axes
+)->None:                # Draws; `plt.gca()` is what it drew in
     "Show one picture or mask."
     img = img if isinstance(img, np.ndarray) and img.dtype == bool else load_image(img)
     ax = _axes(img.shape, width, ax)
     ax.imshow(img, cmap='gray', vmin=0, vmax=1 if img.dtype == bool else 255, interpolation='nearest' if max(img.shape) < 64 else None)
     if title: ax.set_title(title, fontsize=9)
-    return ax
 
 # %% ../nbs/01_show.ipynb #c79b014d
 def show_map(
@@ -61,13 +60,12 @@ def show_map(
     vmax:float=None,       # Value of the lightest colour; None: the largest value in the map
     bar:bool=True,         # Draw the colour bar?
     width:float=4.         # Width of a new figure in inches
-):                         # The axes
+)->None:                    # Draws; `plt.gca()` is what it drew in
     "Show a map in the shared colours, with a bar."
     ax = _axes(amap.shape, width, ax)
     im = ax.imshow(amap, cmap=COLOURS, vmin=vmin, vmax=_top([amap], vmin) if vmax is None else vmax, interpolation='nearest' if max(amap.shape) < 64 else None)
     if bar: ax.figure.colorbar(im, ax=ax, fraction=.046*amap.shape[0]/amap.shape[1], pad=.02)
     if title: ax.set_title(title, fontsize=9)
-    return ax
 
 # %% ../nbs/01_show.ipynb #c9446851
 def overlay(
@@ -93,9 +91,9 @@ def show_overlay(
     vmin:float=0.,       # Value at which nothing is drawn
     vmax:float=None,     # Value at which the colour is strongest; None: the largest value in the map
     width:float=4.       # Width of a new figure in inches
-):                       # The axes
+)->None:                  # Draws; `plt.gca()` is what it drew in
     "Show a map laid over its picture."
-    return show_img(overlay(img, amap, vmin, vmax), title, ax, width)
+    show_img(overlay(img, amap, vmin, vmax), title, ax, width)
 
 # %% ../nbs/01_show.ipynb #a085ae8d
 def outline(
@@ -130,7 +128,7 @@ def show_grid(
     cell:float=2.2,       # Width of a picture in inches
     vmin:float=0.,        # Value of the darkest colour of all maps
     vmax:float=None       # Value of the lightest colour; None: the largest value in all maps
-):                        # The figure
+)->None:                   # Draws; `plt.gcf()` is the figure
     "Show pictures, masks and maps in rows; all maps share one scale."
     if not items: raise ValueError('show_grid needs at least one picture, got none')
     cols, amaps = min(cols, len(items)), [a for a in items if _is_map(a)]
@@ -143,4 +141,3 @@ def show_grid(
         if _is_map(item): show_map(item, title, ax, vmin, vmax, bar=False)
         else: show_img(item, title, ax)
     if amaps: fig.colorbar(plt.cm.ScalarMappable(plt.Normalize(vmin, vmax), COLOURS), ax=axs, fraction=.03, pad=.01)
-    return fig
