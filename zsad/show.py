@@ -99,12 +99,13 @@ def show_overlay(
 def outline(
     img,                                 # RGB uint8 (H,W,3), or anything that `load_image` reads
     msk:np.ndarray,                      # Mask (H,W) bool
-    colour:tuple=(86, 180, 233),         # RGB of the line
-    width_px:int=2                       # Width of the line
+    colour:tuple=(0, 200, 255),          # RGB of the line
+    width_px:int=None                    # Width of the line; None: 1/120 of the picture's shorter side, at least 1
 )->np.ndarray:                           # RGB uint8 (H,W,3), a copy
     "Draw the outer border of a mask on a picture."
     img = load_image(img).copy()
     if msk.shape != img.shape[:2]: raise ValueError(f'the mask must have the size of the picture, {img.shape[:2]}, got {msk.shape}')
+    width_px = width_px or max(1, round(min(msk.shape)/120))
     img[ndimage.binary_dilation(msk, np.ones((3, 3), bool), iterations=width_px) & ~msk] = colour
     return img
 
