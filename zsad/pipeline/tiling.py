@@ -8,6 +8,7 @@ __all__ = ['Component', 'Components', 'count_parts', 'find_components', 'place',
 
 # %% ../../nbs/pipeline/31_tiling.ipynb #2db6ef26
 from dataclasses import dataclass
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 from scipy import ndimage
@@ -17,7 +18,7 @@ from ..show import show_img
 @dataclass(frozen=True)
 class Component:
     "One connected piece of the foreground."
-    label:int     # Its number: 1, 2, … in reading order
+    label:int     # Its number: 1, 2, … in the order of the topmost pixel, as one reads
     box:tuple     # (x0, y0, x1, y1) in pixels, half-open
     area_px:int   # Foreground pixels in it
     parts:int=0   # SAM masks inside it, the piece itself not counted
@@ -208,16 +209,16 @@ def show_tiles(
     title:str=None,    # Text above
     ax=None,           # Axes to draw in; new ones when None
     width:float=5.     # Width of a new figure in inches
-):                     # The axes
+)->None:               # Draws; `plt.gca()` is what it drew in
     "Draw the tiles on the picture."
-    ax = show_img(img, title, ax, width)
+    show_img(img, title, ax, width)
+    ax = ax or plt.gca()
     for i, t in enumerate(tiles):
         style = dict(ec=_EDGES[t.component % len(_EDGES)], ls=('-', '--', ':')[i % 3])
         ax.add_patch(Rectangle(t.box[:2], t.side - 1, t.side - 1, fill=False, lw=2, **style))
     (h, w), edges = img.shape[:2], np.array([t.box for t in tiles] or [(0, 0, 1, 1)])
     ax.set_xlim(min(edges[:, 0].min(), 0) - 2, max(edges[:, 2].max(), w) + 1)
     ax.set_ylim(max(edges[:, 3].max(), h) + 1, min(edges[:, 1].min(), 0) - 2)
-    return ax
 
 # %% ../../nbs/pipeline/31_tiling.ipynb #e9fe0a21
 def crop(
