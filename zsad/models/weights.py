@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'PROFILES', 'WeightFile', 'Profile', 'weights_home', 'WeightsMissing', 'weights_path', 'weights_status',
-           'FetchError', 'sha256_of', 'fetch_file', 'fetch', 'BadWeights', 'read_weights', 'save_weights']
+           'FetchError', 'sha256_of', 'fetch_file', 'fetch', 'BadWeights', 'read_weights', 'save_weights', 'fill',
+           'config_in']
 
 # %% ../../nbs/models/20_weights.ipynb #083dd476
 import errno
@@ -332,13 +333,41 @@ def save_weights(
     **facts         # Further facts for the header, such as how it was trained
 )->Path:            # The file
     "Write a network's tensors and its configuration as one small safetensors file."
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     path = Path(path); tmp = path.with_name(path.name + '.tmp')
     half = {k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous().clone() for k, v in state.items()}
     bad = [k for k, v in half.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise ValueError(f'{path}: not finite in half precision: {", ".join(bad)}')
     words = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(half, tmp, metadata={**words, 'format': 'zsad', 'config': json.dumps(config)})
+    tmp.write_bytes(save(half, {**words, 'format': 'zsad', 'config': json.dumps(config)}))
     os.replace(tmp, path)
     return path
+
+# %% ../../nbs/models/20_weights.ipynb #0f3022c8
+def fill(
+    model,      # A torch module
+    state:dict, # Name → tensor
+    path,       # The file that the tensors are from, for the message
+    ignore=()   # Names in the file that the network does not need, such as `("attn_mask",)`; matched at the end
+):              # The same module with the file's weights
+    "Copy tensors into a network; every name and every shape must agree."
+    want = model.state_dict()
+    state = {k: v for k, v in state.items() if k in want or not k.endswith(tuple(ignore) or '\0')}
+    state = {k: v.reshape(want[k].shape) if k in want and v.numel() == want[k].numel() == 1 else v for k, v in state.items()}
+    faults = dict(missing=[k for k in want if k not in state], unknown=[k for k in state if k not in want],
+        misshapen=[f'{k} {tuple(state[k].shape)} for {tuple(want[k].shape)}' for k in want if k in state and want[k].shape != state[k].shape])
+    if any(faults.values()):
+        raise BadWeights(f'{path} does not fit {type(model).__name__}: ' + '; '.join(f'{len(v)} {k} ({", ".join(v[:3])}{", …" if len(v) > 3 else ""})' for k, v in faults.items() if v))
+    model.load_state_dict(state)
+    return model
+
+# %% ../../nbs/models/20_weights.ipynb #5ecd42fc
+def config_in(
+    meta:dict,  # What `read_weights` found in the header
+    path        # The file, for the message
+)->dict|None:   # The configuration that `save_weights` stored, or None for a file of another origin
+    "The configuration inside a file that `save_weights` wrote."
+    if meta.get('format') != 'zsad': return None
+    try: return dict(json.loads(meta['config']))
+    except (KeyError, TypeError, ValueError) as e: raise BadWeights(f'{path}: its header says that zsad wrote it, but holds no configuration ({e!r})') from e
