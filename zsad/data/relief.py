@@ -22,6 +22,13 @@ def _spline(n, m):
     for k, w in enumerate([(1-t)**3, 3*t**3-6*t**2+4, -3*t**3+3*t**2+3*t+1, t**3]): out[np.arange(n), i+k] = w/6
     return out
 
+# %% ../../nbs/data/14_relief.ipynb #894545c7
+def _grain(hw, rng):
+    "The finest noise: random bytes, each pixel the mean of four."
+    n = np.frombuffer(rng.bytes((hw[0] + 1)*(hw[1] + 1)), np.int8).reshape(hw[0] + 1, hw[1] + 1).astype(F)
+    n = n[1:] + n[:-1]
+    return (n[:, 1:] + n[:, :-1])*F(1/148)
+
 # %% ../../nbs/data/14_relief.ipynb #aa8056ab
 def noise(
     hw:tuple,       # Height and width in pixels
@@ -31,6 +38,7 @@ def noise(
 )->np.ndarray:      # float32 (H,W), mean about 0, standard deviation about 1
     "Smooth random field: coarse random knots, drawn out by cubic splines."
     cell, out = np.broadcast_to(np.asarray(cell_px, F), 2), 0
+    if max(cell) < 2: return _grain(hw, rng)
     for k in range(octaves):
         n, m = [max(4, int(s/max(c/2**k, 1)) + 4) for s, c in zip(hw, cell)]
         out = out + .5**k*(_spline(hw[0], n) @ rng.standard_normal((n, m), dtype=F) @ _spline(hw[1], m).T)
@@ -128,11 +136,27 @@ class Part:
     def item(self): self.items += 1; return self.items - 1 != self.drop
     def gap(self, n): self.items += n; return self.drop - self.items + n
 
+    def view(self, at):
+        "The same part seen through a window; what is drawn there is drawn here."
+        p = object.__new__(Part); p.__dict__.update(self.__dict__)
+        p.u, p.v, p.a, p.h, p.gloss, p.metal, p.rgb = self.u[at], self.v[at], self.a[at], self.h[at], self.gloss[at], self.metal[at], self.rgb[(slice(None), *at)]
+        p.hw = p.u.shape
+        return p
+
+    def copy(self):
+        p = self.view((slice(None), slice(None))); p.a, p.h, p.gloss, p.metal, p.rgb = (x.copy() for x in (p.a, p.h, p.gloss, p.metal, p.rgb))
+        return p
+
+    def near(self, x, y, r):
+        "A window around a place, to draw small things fast."
+        m = np.maximum(np.abs(self.u - F(x)), np.abs(self.v - F(y))) < F(r)
+        return self.view(tuple(slice(k.argmax(), len(k) - k[::-1].argmax()) for k in (m.any(1), m.any(0))) if m.any() else (slice(0, 1), slice(0, 1)))
+
     def solid(self, d, h, rgb, gloss=.2, metal=0., on=False):
         "Put a solid with outline d (distance, < 0 inside) and height h on the ground, or on what is there already."
         m = self.cover(d)
         self.h += m*((h + self.h if on else h) - self.h)
-        self.a = np.maximum(self.a, m)
+        np.maximum(self.a, m, out=self.a)
         self.paint(m, rgb, gloss, metal)
         return m
 
@@ -142,7 +166,7 @@ class Part:
         if gloss is not None: self.gloss += m*(F(gloss) - self.gloss)
         if metal is not None: self.metal += m*(F(metal) - self.metal)
 
-    def cut(self, d): m = 1 - self.cover(d); self.a = self.a*m; self.h = self.h*m
+    def cut(self, d): m = 1 - self.cover(d); self.a *= m; self.h *= m
 
 # %% ../../nbs/data/14_relief.ipynb #2f2b71d4
 @dataclass

@@ -272,7 +272,7 @@ def _gasket(p):
 def _bracket(p):
     b, st, c = p.ext[1], p.st, pick(p, *METALS[:3], '#2c2d30', '#5c6b78'); d = box(p.u, p.v, .96, b*.96, st.uniform(.02, .2))
     p.solid(d, .06 + bevel(d, .03, .03), c*(1 + .04*p.noise((.03, 1.), 2)), .45, .8*(st.random() < .8))
-    x = st.uniform(-.3, .3); side = p.u > x; p.h += .22*step(p.u, x, x + .1)
+    x = st.uniform(-.3, .3); side = p.u > x; p.h += .3*step(p.u, x, x + .3)
     n = st.integers(1, 4)
     for i in range(n):
         q = (2*i + 1)/n - 1
@@ -294,8 +294,8 @@ def _zip(p):
 
 # %% ../../nbs/data/14_stock.ipynb #f569c67d
 def _chip(p, x, y, a, b):
-    st, (u, v), ok = p.st, turn(p.u - F(x), p.v - F(y), np.pi/2*p.st.integers(2)), p.item()
-    k, mark, grey = max(2, int(a/.035)), p.st.random() < .7, col('#1b1b1d', p.st, .03)
+    st, ok = p.st, p.item(); p = p.near(x, y, max(a, b) + .06); u, v = turn(p.u - F(x), p.v - F(y), np.pi/2*st.integers(2))
+    k, mark, grey = max(2, int(a/.035)), st.random() < .7, col('#1b1b1d', st, .03)
     if not ok: return
     pitch = 2*a/k; legs = np.maximum(np.abs(np.mod(u/F(pitch), 1) - .5)*F(pitch) - F(.25*pitch), box(u, v, a, b + .04))
     d = box(u, v, a, b, .01)
@@ -305,7 +305,7 @@ def _chip(p, x, y, a, b):
     p.paint(p.cover(text)*.35*mark, col('#cccccc'))
 
 def _smd(p, x, y):
-    st = p.st; a, t, q, ok = st.uniform(.035, .06), st.integers(4), st.integers(2), p.item()
+    st = p.st; a, t, q, ok = st.uniform(.035, .06), st.integers(4), st.integers(2), p.item(); p = p.near(x, y, 2*a)
     u, v = turn(p.u - F(x), p.v - F(y), np.pi/2*q); d = box(u, v, a*1.15, a*.6, .005)
     p.paint(p.cover(np.maximum(box(u, v, a*1.5, a*.75), F(a*.6) - np.abs(u))), col('#c4c0b4'), .6, .8)
     if not ok: return
@@ -313,13 +313,13 @@ def _smd(p, x, y):
     p.paint(p.cover(d)*step(np.abs(u), a*.75, a*.8), col('#cfcfcf'), .6, .8)
 
 def _can(p, x, y, r):
-    d, ok, blue = disc(p.u - F(x), p.v - F(y), r), p.item(), p.st.random() < .5
+    ok, blue = p.item(), p.st.random() < .5; p = p.near(x, y, r + .03); d = disc(p.u - F(x), p.v - F(y), r)
     if not ok: return
     p.solid(d, .3 + bevel(d, .02, .05) - .05*step(-d, r*.25, r*.32), col('#b9b9bb'), .5, .85)
     p.paint(p.cover(d)*(step(-d, r*.2, r*.15) + .6*step(p.u - F(x), r*.35, r*.4)).clip(0, 1), col('#20304c' if blue else '#1c1c1e'), .3, 0.)
 
 def _header(p, x, y, n):
-    u, v, ok = p.u - F(x), p.v - F(y), p.item(); q = .055
+    ok, q = p.item(), .055; p = p.near(x, y, n*q + .03); u, v = p.u - F(x), p.v - F(y)
     pads = disc(np.mod(u/F(2*q), 1)*F(2*q) - F(q), v, .04); on = np.abs(u) < n*q
     p.paint(p.cover(pads)*on, col('#c9b26a'), .5, .8)
     if not ok: return
@@ -352,7 +352,7 @@ def lines(p, d, c, b):
         x, y, l = st.uniform(-.9, .9), st.uniform(-.9, .9)*b, st.uniform(.1, .6); sx, sy = st.choice([-1, 0, 1]), st.choice([-.5, 0, .5])
         s = np.minimum(segment(p.u, p.v, x, y, x + l*sx, y + l*sy) - .01, segment(p.u, p.v, x + l*sx, y + l*sy, x + l*sx + .3, y + l*sy) - .01)
         p.paint(p.cover(np.maximum(s, d + .03))*.6, np.minimum(c*1.9 + .01, .9))
-        p.paint(p.cover(disc(p.u - F(x), p.v - F(y), .025)), col('#b9a77a'), .4, .6)
+        w = p.near(x, y, .05); w.paint(w.cover(disc(w.u - F(x), w.v - F(y), .025)), col('#b9a77a'), .4, .6)
     if st.random() < .7: frame = box(p.u - F(st.uniform(-.5, .5)), p.v, st.uniform(.2, .5), b*.8); p.paint(step(np.abs(frame), .014, .008)*.7, col('#dfe3e0'))
 
 # %% ../../nbs/data/14_stock.ipynb #192718e7
@@ -407,8 +407,8 @@ def _toothbrush(p):
     st, c = p.st, anycol(p.st, .3, .95, .8); nx, ny = st.integers(8, 12), st.integers(3, 5); d = smin(box(p.u + F(.25), p.v, .7, .33, .3), box(p.u - F(.6), p.v, .38, .13, .1), .08)
     p.solid(d, .15 + bevel(d, .08, .08), c, .6); x, y, i = grid(p.u + F(.25), p.v, nx, ny, .6, .26)
     a, b = anycol(st, .5, .97, .6), anycol(st, .5, .97, .2); row = (i//nx) % 2
-    q = min(.6/nx, .26/ny)*.92; tuft = disc(x, y, q) + .15*q*p.noise(.03) + 9*(i == p.gap(nx*ny))
-    p.solid(tuft, .45 + .05*p.noise(.02), np.where(row == 1, a, b)*(1 + .15*p.noise(.02)), .15)
+    q = min(.6/nx, .26/ny)*.98; tuft = disc(x, y, q) + .1*q*p.noise(.05) + 9*(i == p.gap(nx*ny))
+    p.solid(tuft, .42 + dome(tuft, q, .08) + .012*p.noise(.02), np.where(row == 1, a, b)*(1 + .12*p.noise(.02)), .15)
 
 @kind("comb", count=(1, 2), ext=(1., .36))
 def _comb(p):
@@ -446,14 +446,14 @@ def _fabric(p):
 def _tile(p):
     n, c, g = p.st.uniform(1, 3.2), anycol(p.st, .3, .95, .25), anycol(p.st, .3, .8, .1); d = .5/n - np.maximum(*[np.abs(np.mod(x*F(n) + F(o), 1) - .5)/F(n) for x, o in zip((p.u, p.v), p.st.random(2))])
     s = p.noise(.05, 3); sp = step(p.noise(.02, 2), 1., 1.4); gap = step(d, .022, .014)
-    p.solid(p.u*0 - 1, .03*step(d, .01, .05) + .001*s, c*(1 + .05*s - .35*sp*(p.st.random() < .6)), .7); p.paint(gap, g*(1 + .08*p.noise(.015)), 0.)
+    p.solid(p.u*0 - 1, .012*step(d, .01, .05) + .001*s, c*(1 + .05*s - .35*sp*(p.st.random() < .6)), .7); p.paint(gap, g*(1 + .08*p.noise(.015)), 0.)
 
 @kind("sheet metal", fill=True)
 def _sheet(p):
     c, f = pick(p, *METALS[:3], spread=.03), p.noise((.006, .8), 2); k = p.st.uniform(5, 14); u, v = np.mod(p.u*F(k), 1) - .5, np.mod(p.v*F(k), 1) - .5
-    even = (np.floor(p.u*F(k)) + np.floor(p.v*F(k))) % 2; d = np.where(even == 0, np.hypot(u*3.2, v), np.hypot(u, v*3.2)) - .4
-    tread = step(-d, 0, .2)*(p.st.random() < .5)
-    p.solid(p.u*0 - 1, .02*tread + .0008*f, c*(1 + .05*f), .4, .6)
+    even = (np.floor(p.u*F(k)) + np.floor(p.v*F(k))) % 2; d = np.where(even == 0, np.hypot(u*3.5, v), np.hypot(u, v*3.5)) - .42
+    tread = dome(d, .3)*(p.st.random() < .5)
+    p.solid(p.u*0 - 1, .10/k*tread + .0006*f, c*(1 + .04*f), .4, .5)
 
 @kind("sponge", fill=True)
 def _sponge(p):
@@ -516,8 +516,8 @@ def _cookie(p):
     d, c, lump = blob(p.u, p.v, p.rng, .9, .03, 9) + .012*p.noise(.15, 2), pick(p, '#c89a5e', '#b9854a', '#d3ad72'), p.noise(.25, 4)
     p.solid(d, dome(d, .5, .32) + .022*lump, c*(1 + .05*lump + .06*p.noise(.03, 2))*(1 - .25*step(-d, .2, 0.)), .06)
     for i in range(p.st.integers(4, 11)):
-        a, q, r = p.rng.uniform(0, 6.3), .72*np.sqrt(p.rng.random()), p.rng.uniform(8, 14); m = blob((p.u - F(q*np.cos(a)))*r, (p.v - F(q*np.sin(a)))*r, p.rng, .8, .15)/r
-        p.solid(m, bevel(m, .05, .05), col('#3a2218', p.rng), .35, on=True)
+        a, q, r = p.rng.uniform(0, 6.3), .72*np.sqrt(p.rng.random()), p.rng.uniform(8, 14); w = p.near(q*np.cos(a), q*np.sin(a), 1.3/r)
+        m = blob((w.u - F(q*np.cos(a)))*r, (w.v - F(q*np.sin(a)))*r, p.rng, .8, .15)/r; w.solid(m, bevel(m, .05, .05), col('#3a2218', p.rng), .35, on=True)
 
 @kind("biscuit", "held", count=(1, 4), ext=(1., .66))
 def _biscuit(p):

@@ -25,7 +25,7 @@ def ground(f): GROUNDS[f.__name__] = f; return f
 
 def _tone(rng, lo, hi):
     "A ground's colour: mostly grey with a slight cast, sometimes a coloured mat."
-    return anycol(rng, lo, hi, .07 if rng.random() < .7 else .5)
+    return anycol(rng, lo, hi, .06 if rng.random() < .75 else .3)
 
 def _cell(hw, cell_px): return np.meshgrid(*(np.arange(n, dtype=F)/F(max(cell_px, 2.2)) for n in hw[::-1]))
 
@@ -111,7 +111,7 @@ def _walk(p, rng, length, wiggle, n, at=None):
 def scratch(p, rng, k):
     "A long thin groove, paler or darker than the surface, that fades at its ends."
     d, t = _walk(p, rng, rng.uniform(.4, 1.2)*k.size, .10, 8); w = F(max(.7/p.px, rng.uniform(.006, .016)*k.size))
-    m = np.exp(-(d/w)**2)*np.minimum(1, 6*t*(1 - t) + .15); pale = rng.random() < .6
+    m = np.exp(-(d/w)**2)*np.minimum(1, 6*t*(1 - t) + .15); pale = (rng.random() < .25) != (p.rgb.mean() < .2)
     p.h -= .03*m; c = p.rgb*.35 + F(.5) if pale else p.rgb*.3
     p.paint(np.minimum(m*F(rng.uniform(.55, .9)*k.gain), 1), c, 0.)
     return d < 3*w
@@ -136,7 +136,7 @@ def hole(p, rng, k):
 def missing(p, rng, k):
     "A piece that was never mounted, or a bite out of the edge with crumbly walls."
     if p.drop >= 0: return np.ones(p.hw, bool)
-    rim = np.flatnonzero((p.a > .5) & (p.inside < .12 + 2/p.px)); rim = rim if len(rim) else np.flatnonzero(p.a >= p.a.max())
+    rim = np.flatnonzero((p.a > .5) & (p.inside < 4.5/p.px)); rim = rim if len(rim) else np.flatnonzero(p.a >= p.a.max())
     j = rng.choice(rim); d = _patch(p, rng, rng.uniform(.2, .45)*k.size, .16, (p.u.flat[j], p.v.flat[j]))
     e, f = step(-d, -.09, 0.), p.noise(.06, 2)
     p.h = p.h*(1 - .4*e) + .02*e*f; p.paint(e*.7, p.rgb*(.72 + .1*f) + F(.02), .03); p.cut(d)
@@ -190,9 +190,9 @@ def _tear(u, v, rng, ext, k):
         return x + c*(u - x) + s*v, c*v - s*(u - x), u > x - .02, None
     tilt = rng.normal()*.3 if ext[1] < .7 else rng.uniform(0, 6.283)
     p, q = turn(u, v, tilt); q = sum(F(rng.normal()*.05/i)*np.sin(F(3*i)*q + F(rng.uniform(0, 6))) for i in range(1, 6))
-    cut, gap = p - x + q, F(rng.uniform(.03, .09)*k.gain); uu, vv = turn(u, v, rng.normal()*.1*k.gain)
+    cut, gap = p - x + q, F(rng.uniform(.03, .09)*k.size); uu, vv = turn(u, v, rng.normal()*.1*k.gain)
     far = cut > 0; d = np.abs(cut - gap/2) - gap/2
-    return np.where(far, uu - gap*F(np.cos(tilt)), u), np.where(far, vv - gap*F(np.sin(tilt)) + F(rng.normal()*.04), v), d < .03, d
+    return np.where(far, uu - gap*F(np.cos(tilt)), u), np.where(far, vv - gap*F(np.sin(tilt)) + F(rng.normal()*.04), v), d < .06, d
 
 # %% ../../nbs/data/14_synth.ipynb #232a5474
 @dataclass
@@ -219,7 +219,7 @@ def _build(kind, u, v, pose, style, ext, drop=-1, extras=0.):
     kind.make(p)
     if extras and not kind.fill:
         more = np.random.default_rng([style, 7])
-        if more.random() < extras: p.st = more; detail(p, F(.03) - enlarge(_inside(p)[::4, ::4], p.hw), ext[1], int(more.choice([1, 1, 3, 4, 5, 7, 8])))
+        if more.random() < extras: p.st = more; detail(p, F(.03) - enlarge(_inside(p)[::4, ::4], p.hw), ext[1], int(more.choice([1, 1, 3, 4, 5, 8])))
     np.clip(p.rgb, 0, 1, out=p.rgb)
     return p
 
@@ -228,8 +228,9 @@ def _spoil(kind, name, good, u, v, pose, style, ext, extras, rng, k):
     drop = int(rng.integers(good.items)) if name == 'missing part' and good.items and rng.random() < .7 else -1
     torn = gap = None
     if name == 'broken': u, v, torn, gap = _tear(u, v, rng, ext, k)
-    p = _build(kind, u, v, pose, style, ext, drop, extras); p.inside, p.torn = good.inside, torn
-    if gap is not None: p.cut(gap); p.torn = torn | ((good.a > .5) != (p.a > .5))
+    p = good.copy() if drop < 0 and torn is None else _build(kind, u, v, pose, style, ext, drop, extras)
+    p.inside, p.torn, p.rng = good.inside, torn, rng
+    if gap is not None: p.cut(gap)
     if torn is not None: p.u, p.v = u, v
     region = DEFECTS[name](p, rng, k)
     np.clip(p.rgb, 0, 1, out=p.rgb)
@@ -252,8 +253,10 @@ def _shift(x, dy, dx):
 def cast(h_px, light, f=1):
     "Cast shadow, 0 to 1, of a height map whose pixels are f picture pixels wide."
     L = light.dir; run = max(np.hypot(L[0], L[1]), 1e-3); dx, dy, fall = -L[0]/run, -L[1]/run, L[2]/run*f
-    top, d = h_px.copy(), 1
-    while d*fall < h_px.max() + 1 and d < 512: top = np.maximum(top, _shift(top, int(round(dy*d)), int(round(dx*d))) - F(d*fall)); d *= 2
+    top, d, peak = h_px, 1, h_px.max() + 1
+    while d*fall < peak and d < 512:
+        src = h_px if light.hard else top
+        top = np.maximum(top, _shift(src, round(dy*d), round(dx*d)) - F(d*fall)); d = d + 1 if light.hard else d*2
     return np.clip((top - h_px - F(.8))/F(1.2*f), 0, 1)
 
 def _low(x, f): h, w = x.shape[0]//f*f, x.shape[1]//f*f; return x[:h, :w].reshape(h//f, f, w//f, f).mean((1, 3))
@@ -347,20 +350,27 @@ def _lay_ground(planes, sc, rng):
         d = np.abs(v - F(.5)*u*u) - .07 if thin else blob(u, v, rng, .5, .4); d = np.maximum(d, np.abs(u) - 1)
         p.solid(d, dome(d, .5, .4), anycol(rng, .05, .9, .3), .1); _lay(planes, at, p, sc.light)
 
+def _window(m, room=3):
+    "Slices around the True pixels of a mask, with some room."
+    if not m.any(): return slice(0, 8), slice(0, 8)
+    return tuple(slice(max(0, k.argmax() - room), len(k) - max(0, k[::-1].argmax() - room)) for k in (m.any(1), m.any(0)))
+
 def _aim(kind, name, good, u, v, pose, style, ext, sc, seed, area, planes, at, extras):
     "Spoil a part so that the visible change has about the right area: try again larger, smaller or elsewhere."
     good.inside, dark, light = _inside(good), np.zeros((1, 1), F), sc.light
-    before = planes[(slice(None), *at)].copy(); _lay(before, ..., good, light)
-    was, k, best = develop(light_up(before, dark, dark, light, F(1)), sc.exposure), Blow(.5 if kind.fill else 1.), None
+    k, best, under = Blow(.5 if kind.fill else 1.), None, planes[(slice(None), *at)]
     hi = .45*(good.a > .5).sum() if not kind.fill else .12*good.a.size; lo = min(area, hi*.4)
     for i in range(6):
         p, region = _spoil(kind, name, good, u, v, pose, style, ext, extras, np.random.default_rng([seed, i]), k)
-        after = planes[(slice(None), *at)].copy(); _lay(after, ..., p, light)
-        m = changed(was, develop(light_up(after, dark, dark, light, F(1)), sc.exposure), region, good.a, p.a).sum()
-        miss = max(lo/(m + 1), m/hi)
-        if best is None or miss < best[0]: best = miss, p, region, before
-        if lo <= m <= hi: break
-        k = Blow(k.size*(1.4 if m < lo else .65), min(k.gain*(1.25 if m < lo else .95), 2.5))
+        if p.drop >= 0: region = (p.h != good.h) | (p.a != good.a) | (p.rgb != good.rgb).any(0)
+        w = _window(region); a, b = good.view(w), p.view(w); before, after = under[(slice(None), *w)].copy(), under[(slice(None), *w)].copy()
+        _lay(before, ..., a, light); _lay(after, ..., b, light); was, now = (develop(light_up(q, dark, dark, light, F(1)), sc.exposure) for q in (before, after))
+        on = changed(was, now, region[w], a.a, b.a)
+        m = on.sum(); seen = np.abs(now - was).max(0)[on].mean() if m else 0.
+        miss = max(lo/(m + 1), m/hi, .10/(seen + .001))
+        if best is None or miss < best[0]: best = miss, p, (before, region[w], a.a, b.a, tuple(slice(o.start + q.start, o.start + q.stop) for o, q in zip(at, w)))
+        if miss <= 1: break
+        k = Blow(k.size*(1.4 if m < lo else .65 if m > hi else 1.), min(k.gain*(1.3 if seen < .10 or m < lo else 1.), 2.5))
     return best[1:]
 
 # %% ../../nbs/data/14_synth.ipynb #85f6a694
@@ -402,9 +412,9 @@ def _draw(noun, flaws, hw, n, seed, over):
     for i in sorted(range(len(poses)), key=lambda i: i in flaws):
         u, v, at = _axes(poses[i], ext, hw); p = _build(kind, u, v, poses[i], style, ext, extras=extras)
         if i in flaws:
-            good, area = p, hw[0]*hw[1]*float(np.exp(rf.uniform(np.log(.0008), np.log(.006))))
-            p, region, before = _aim(kind, flaws[i], good, u, v, poses[i], style, ext, sc, int(rf.integers(2**62)), area, planes, at, extras)
-            todo.append((i, at, before, region, good.a, p.a, flaws[i]))
+            good, area = p, hw[0]*hw[1]*float(np.exp(rf.uniform(np.log(.0008), np.log(.02))))
+            p, seen = _aim(kind, flaws[i], good, u, v, poses[i], style, ext, sc, int(rf.integers(2**62)), area, planes, at, extras)
+            todo.append((i, flaws[i], *seen))
         _lay(planes, at, p, sc.light); lab[at][p.a > .5] = i + 1
     return sc, planes, lab, todo, poses[0].s
 
@@ -414,10 +424,10 @@ def _shoot(sc, planes, lab, todo, scale_px, noun, seed):
     y, x = np.linspace(-1, 1, hw[0], dtype=F)[:, None], np.linspace(-1, 1, hw[1], dtype=F)
     vig = 1 - F(sc.vignette)*(.5*(x*x + y*y) - .4*(x*L[0] + y*L[1]))
     now = develop(light_up(planes, sh, ao, sc.light, vig), sc.exposure); gt = np.zeros(hw, np.uint8)
-    for i, at, before, region, a0, a1, name in todo:
+    for i, name, before, region, a0, a1, at in todo:
         was = develop(light_up(before, sh[at], ao[at], sc.light, vig[at]), sc.exposure)
         gt[at][changed(was, now[(slice(None), *at)], region, a0, a1, max(1, round(min(hw)/200)))] = list(DEFECTS).index(name) + 1
-    return Rendering(camera(now, sc, np.random.default_rng([seed, 4])), gt, lab, noun, [t[-1] for t in sorted(todo, key=lambda t: t[0])])
+    return Rendering(camera(now, sc, np.random.default_rng([seed, 4])), gt, lab, noun, [t[1] for t in sorted(todo, key=lambda t: t[0])])
 
 # %% ../../nbs/data/14_synth.ipynb #315a7355
 def render(
