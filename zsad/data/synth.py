@@ -110,7 +110,7 @@ def _walk(p, rng, length, wiggle, n, at=None):
 @defect("scratch")
 def scratch(p, rng, k):
     "A long thin groove, paler or darker than the surface, that fades at its ends."
-    d, t = _walk(p, rng, rng.uniform(.4, 1.2)*k.size, .10, 8); w = F(max(.7/p.px, rng.uniform(.006, .016)*k.size))
+    d, t = _walk(p, rng, rng.uniform(.4, 1.2)*k.size, .10, 8); w = F(max(.7/p.px, rng.uniform(.006, .016)*k.size**.5))
     m = np.exp(-(d/w)**2)*np.minimum(1, 6*t*(1 - t) + .15); pale = (rng.random() < .25) != (p.rgb.mean() < .2)
     p.h -= .03*m; c = p.rgb*.35 + F(.5) if pale else p.rgb*.3
     p.paint(np.minimum(m*F(rng.uniform(.55, .9)*k.gain), 1), c, 0.)
@@ -119,7 +119,7 @@ def scratch(p, rng, k):
 @defect("crack")
 def crack(p, rng, k):
     "A jagged deep line, wide at one end."
-    d, t = _walk(p, rng, rng.uniform(.5, 1.3)*k.size, .75, 13); w = F(max(.8/p.px, rng.uniform(.01, .03)*k.size))*(1.1 - t)
+    d, t = _walk(p, rng, rng.uniform(.5, 1.3)*k.size, .75, 13); w = F(max(.8/p.px, rng.uniform(.010, .028)*k.size**.5))*(1.1 - t)
     m = np.clip(1.6 - d/w, 0, 1); p.h -= .12*m
     p.paint(m*F(min(1, .9*k.gain)), p.rgb*.06, 0., 0.)
     return d < 3*w + F(1.5/p.px)
@@ -335,7 +335,8 @@ def _layout(kind, ext, n, hw, rng, sc):
     if ey > .85*ex: bw = bh = np.full(n, max(ex, ey))
     s = .5*sc.fill*min((cw/bw).min(), (ch/bh).min())*rng.uniform(.9, 1.)*(1 + .015*rng.normal(size=n))
     cells = rng.permutation(rows*cols)[:n] if rng.random() < .3 else np.arange(n); j = rng.uniform(-1, 1, (2, n))*sc.jitter
-    x, y = (cells%cols + .5)*cw + j[0]*np.maximum(0, cw/2 - bw*s*1.03), (cells//cols + .5)*ch + j[1]*np.maximum(0, ch/2 - bh*s*1.03)
+    short = (cells//cols == rows - 1)*(rows*cols - n)*cw/2 if (np.diff(cells) == 1).all() else 0
+    x, y = (cells%cols + .5)*cw + short + j[0]*np.maximum(0, cw/2 - bw*s*1.03), (cells//cols + .5)*ch + j[1]*np.maximum(0, ch/2 - bh*s*1.03)
     return [Pose(*map(float, q), int(rng.integers(2**62))) for q in zip(x, y, s, a)]
 
 # %% ../../nbs/data/14_synth.ipynb #dec62f22
@@ -359,7 +360,7 @@ def _aim(kind, name, good, u, v, pose, style, ext, sc, seed, area, planes, at, e
     "Spoil a part so that the visible change has about the right area: try again larger, smaller or elsewhere."
     good.inside, dark, light = _inside(good), np.zeros((1, 1), F), sc.light
     k, best, under = Blow(.5 if kind.fill else 1.), None, planes[(slice(None), *at)]
-    hi = .45*(good.a > .5).sum() if not kind.fill else .12*good.a.size; lo = min(area, hi*.4)
+    hi = .45*(good.a > .5).sum() if not kind.fill else .12*good.a.size; lo = min(area*(.4 if name in ('scratch', 'crack') else 1.), hi*.4)
     for i in range(6):
         p, region = _spoil(kind, name, good, u, v, pose, style, ext, extras, np.random.default_rng([seed, i]), k)
         if p.drop >= 0: region = (p.h != good.h) | (p.a != good.a) | (p.rgb != good.rgb).any(0)
@@ -469,9 +470,10 @@ def random_sample(
     flaws = {int(i): str(rng.choice(defects(noun))) for i in rng.permutation(n)[:1 + (rng.random() < .15)]} if rng.random() < p_defect else {}
     return render(noun, flaws, hw, n, int(rng.integers(2**62)), extras=.2)
 
-def tray(seed:int=3, size=(480, 640))->Rendering:
+def tray(seed:int=10, size=(480, 640))->Rendering:
     "The running example: a few parts of one kind on a table, two of them with a defect."
-    return render('hex nut', {1: 'scratch', 4: 'missing part'}, size, 6, seed, turn=.5, elev=.8)
+    return render('hazelnut', {2: 'crack', 4: 'missing part'}, size, 8, seed, ground='table', az=2.3, elev=.8, colour=(1.03, 1., .95), ambient=(.26, .27, .29),
+        hard=False, soft=.3, exposure=1.05, vignette=.25, blur=.1, noise=.006, jpeg=0, fill=.9, turn=4., jitter=.6, clutter=0, edge=0.)
 
 # %% ../../nbs/data/14_synth.ipynb #116307cf
 def write_visa(
