@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage as ndi
 from .relief import Light, Part, anycol, bevel, blob, box, col, dome, enlarge, lambert, noise, normals, respond, segment, step, turn
 from .relief import F
-from .stock import KINDS, detail
+from .stock import KINDS, detail, extent, make_part
 
 # %% ../../nbs/data/14_synth.ipynb #13a5991e
 GROUNDS = {}
@@ -216,7 +216,7 @@ def _inside(p):
 def _build(kind, u, v, pose, style, ext, drop=-1, extras=0.):
     "Draw a part without fault; `extras` = chance of a print, seam or pips that all parts of the picture share."
     p = Part(u, v, pose.s, np.random.default_rng(pose.seed), np.random.default_rng(style), ext, drop); p.fill = kind.fill
-    kind.make(p)
+    make_part(kind, p)
     if extras and not kind.fill:
         more = np.random.default_rng([style, 7])
         if more.random() < extras: p.st = more; detail(p, F(.03) - enlarge(_inside(p)[::4, ::4], p.hw), ext[1], int(more.choice([1, 1, 3, 4, 5, 8])))
@@ -406,8 +406,7 @@ def _hw(size):
 def _draw(noun, flaws, hw, n, seed, over):
     "Everything before the camera: scene, planes, part labels, what is needed for the masks."
     kind = _find(noun); over = dict(over); extras = over.pop('extras', 0.); rs, rl, rf, rg = (np.random.default_rng([seed, i]) for i in range(4))
-    sc = _scene(rs, n == 1, **over); style = int(rg.integers(2**62)); e = kind.ext[1]
-    ext = kind.ext[0], float(e if np.isscalar(e) else np.random.default_rng([style, 1]).uniform(*e))
+    sc = _scene(rs, n == 1, **over); style = int(rg.integers(2**62)); ext = extent(kind, np.random.default_rng([style, 1]))
     poses = _layout(kind, ext, n, hw, rl, sc); planes, lab, todo = np.zeros((7, *hw), F), np.zeros(hw, np.int32), []
     if not kind.fill: _lay_ground(planes, sc, rg)
     for i in sorted(range(len(poses)), key=lambda i: i in flaws):
