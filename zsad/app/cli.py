@@ -76,7 +76,7 @@ def _say(run, most:int=5)->int:
     from zsad.app.scan import image_auroc
     print(f'\nscored {len(run.ranked)} of {run.total}' + ', interrupted'*run.stopped + ', most anomalous first:'*bool(run.ranked[:most]))
     for r in run.ranked[:most]: print(f'  {r.score:.3f}  {r.key}')
-    if len(run.ranked) > most > 0: print(f'  … {len(run.ranked) - most} more')
+    if len(run.ranked) > most > 0: print(f'  and {len(run.ranked) - most} more')
     for r in run.errors: print(f'could not score {r.key}: {r.error}')
     if (a := image_auroc(run.scored)) is not None: print(f'image AUROC of good and bad: {a:.3f} (0.5 is chance)')
     print(f'report: {(run.out/"report.html").as_posix()}')
@@ -98,7 +98,7 @@ def demo_pictures(
     return samples
 
 # %% ../../nbs/app/70_cli.ipynb #c972185c
-FLAWS = ('missing part', 'stain', 'hole', 'foreign piece')
+FLAWS = ('missing part', 'broken', 'hole', 'foreign piece')
 
 def _pick(names:list, n:int=2)->list:
     "A few kinds, those that show a defect well first."
@@ -111,7 +111,7 @@ def _render(s, seed):
     from PIL import Image
     from zsad.data.synth import render
     defect = FLAWS[seed[1] % len(FLAWS)] if s.label else None
-    r = render(s.obj, defect, size=(360, 480), parts=4, seed=int(np.random.default_rng(seed).integers(2**31)))
+    r = render(s.obj, defect, size=(360, 480), parts=4, fill=.95, seed=int(np.random.default_rng(seed).integers(2**31)))
     Image.fromarray(r.img).save(s.path)
     if s.mask_path: Image.fromarray(((r.gt > 0)*255).astype(np.uint8)).save(s.mask_path)
 
@@ -138,17 +138,17 @@ def run_demo(
 def render_tree(
     dir:str,             # Folder for the tree; new or empty
     kinds:str='held',    # held (never trained on), train or all
-    count:int=10,        # Pictures of each kind, flawless and defective each
+    count:int=10,        # Pictures of each kind, half of them flawless, half with a defect
     size:int=480,        # Side of a picture in pixels
     seed:int=0           # Another seed renders other pictures
 )->int:                  # Exit code
     "Write rendered pictures of parts, with masks, as a VisA tree."
     from zsad.data.synth import kinds as names, write_visa
     if kinds not in ('held', 'train', 'all'): raise Usage(f'--kinds must be held, train or all, got {kinds!r}')
-    if count < 1 or not 32 <= size <= 8192: raise Usage(f'--count must be at least 1 and --size between 32 and 8192, got {count} and {size}')
+    if count < 2 or not 32 <= size <= 8192: raise Usage(f'--count must be at least 2 and --size between 32 and 8192, got {count} and {size}')
     if Path(dir).exists() and (not Path(dir).is_dir() or any(Path(dir).iterdir())): raise Usage(f'{dir} must be a new or an empty folder')
     write_visa(Path(dir), names(kinds), count=count, size=size, seed=seed)
-    print(f'{len(names(kinds))} kinds, {count} flawless and {count} defective pictures each: {Path(dir).as_posix()}')
+    print(f'{len(names(kinds))} kinds, {count} pictures each: {Path(dir).as_posix()}')
     return 0
 
 # %% ../../nbs/app/70_cli.ipynb #1a317494
@@ -206,7 +206,8 @@ The tree has VisA's layout: <kind>/Data/Images, <kind>/Data/Masks, split_csv/1cl
     fetch='''examples:
   zsad fetch light                     smaller public checkpoints, about 2 GB
   zsad fetch paper --to /media/stick   on a machine with internet
-  ZSAD_HOME=/media/stick zsad scan …   on a machine without''')
+  and on a machine without, with ZSAD_HOME=/media/stick in the environment:
+  zsad scan photos --object cookie --weights paper''')
 
 # %% ../../nbs/app/70_cli.ipynb #b269aafb
 def _overview()->str:
@@ -226,6 +227,8 @@ def _parser(name:str):
     "The parser of one command; a mistake is one line."
     p = anno_parser(COMMANDS[name], prog=f'zsad {name}')
     p.formatter_class, p.epilog = _Help, EXAMPLES[name]
+    for a in p._actions:
+        if a.option_strings and a.nargs is None: a.metavar = a.dest.upper()
     def error(message): raise Usage(f'{message} (zsad {name} --help)')
     p.error = error
     return p

@@ -52,14 +52,14 @@ def href(
 # %% ../../nbs/app/71_report.ipynb #7fd286ae
 def brief(
     explanation:Explanation,  # What `Prediction.explain()` gives
-    most:int=5                # Rows to keep of each table
+    most:int=6,               # Rows to keep of a table with scores
+    first:int=12              # Rows to keep of a table without
 )->Explanation:               # Same keys, shorter tables
     "The part of an explanation that fits a card."
     out = Explanation(explanation)
     for name, rows in explanation.tables().items():
-        by = next((k for k in rows[0] if k == 'score' or k.endswith('_score')), None)
-        out[name] = (sorted(rows, key=lambda r: -r[by]) if by else rows)[:most]
-        if len(rows) > most: out['left_out'] = {**out.get('left_out', {}), name: len(rows) - most}
+        out[name] = sorted(rows, key=lambda r: -r['score'])[:most] if 'score' in rows[0] else rows[:first]
+        if len(rows) > len(out[name]): out['left_out'] = {**out.get('left_out', {}), name: len(rows) - len(out[name])}
     return out
 
 # %% ../../nbs/app/71_report.ipynb #b9434668
@@ -76,7 +76,7 @@ def why(
 )->str:              # HTML
     "Facts, notes and folded tables."
     left = e.get('left_out', {})
-    facts = ' · '.join(f'{esc(k)} {_value(v)}' for k, v in e.facts().items() if k != 'left_out')
+    facts = ' · '.join(f'{esc(k)} {_value(v)}' for k, v in e.facts().items() if k not in ('left_out', 'object', 'score'))
     notes = ''.join(f'<p class=note>{esc(n)}</p>' for n in e.get('notes', []))
     tables = ''.join(f'<details{" open"*(i == 0)}><summary>{esc(k)}</summary>{_table(rows)}' + f'<p class=dim>{left.get(k)} more</p>'*(k in left) + '</details>'
         for i, (k, rows) in enumerate(e.tables().items()))
