@@ -7,7 +7,7 @@ __all__ = ['output_names', 'OutputError', 'claimable', 'claim', 'Scored', 'save_
            'image_auroc', 'Run', 'scan']
 
 # %% ../../nbs/app/69_scan.ipynb #9cccd690
-import hashlib, json, os, unicodedata
+import hashlib, io, json, os, unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -109,7 +109,8 @@ def save_map(
     path:Path         # The file, ending in .tiff
 ):
     "Write a raw map."
-    Image.fromarray(np.ascontiguousarray(amap, np.float32)).save(path, 'TIFF', compression='tiff_adobe_deflate')
+    Image.fromarray(np.ascontiguousarray(amap, np.float32)).save(buf := io.BytesIO(), 'TIFF', compression='tiff_adobe_deflate')
+    Path(path).write_bytes(buf.getvalue())
 
 def read_map(
     path:Path         # A file of `save_map`
