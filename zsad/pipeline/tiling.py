@@ -96,10 +96,10 @@ def find_components(
     if not n: return Components()
     area, boxes = _areas(labels, n), _boxes(labels)
     keep = _large_enough(area, min_area_frac, max_components)
+    if parts is None: parts = np.zeros((0, 1, 1), bool)
     new = np.zeros(n + 1, labels.dtype)
     new[keep + 1] = np.arange(len(keep)) + 1
-    low = new[_shrink(labels, mask.shape if parts is None else parts.shape[1:])]
-    count = np.zeros(len(keep), int) if parts is None else count_parts(low, len(keep), parts)
+    count = count_parts(new[_shrink(labels, parts.shape[1:])], len(keep), parts)
     comps = Components(Component(i + 1, boxes[k], int(area[k]), int(count[i])) for i, k in enumerate(keep))
     comps.dropped, comps.dropped_px, comps.min_area_frac = n - len(keep), int(area.sum() - area[keep].sum()), min_area_frac
     return comps
