@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
+from torch.func import functional_call
 
 from ..core import pick_device, pick_dtype
 from .weights import BadWeights, PROFILES, config_in, fill, read_weights, weights_path
@@ -120,6 +121,15 @@ def encode_image(self:Clip,
     out = [self.model.encode_image(self.prepare(imgs[i:i+batch]).to(self.device, self.dtype)).float().cpu() for i in range(0, len(imgs), batch)]
     return F.normalize(torch.cat(out), dim=-1) if out else torch.empty(0, self.dim)
 
+# %% ../../nbs/models/21_clip.ipynb #56d5d0d6
+@patch
+def _encode_ids(self:Clip, ids): # (N, context) rows to (N, D) unit vectors, without the places behind the last end mark
+    m, n = self.model, int(ids.argmax(1).max()) + 1
+    if m.attn_mask is None or getattr(m, 'text_pool_type', 'argmax') != 'argmax': return m.encode_text(ids.to(self.device), normalize=True)
+    short = {'positional_embedding': m.positional_embedding[:n], 'attn_mask': m.attn_mask[:n, :n]}
+    out = functional_call(m, short, kwargs=dict(text=ids[:, :n].to(self.device)))
+    return out['text_features'] if isinstance(out, dict) else out[1]
+
 # %% ../../nbs/models/21_clip.ipynb #fe20d616
 @patch
 @torch.inference_mode()
@@ -130,7 +140,7 @@ def encode_text(self:Clip,
     "One unit vector per sentence; each is computed once."
     new = [t for t in dict.fromkeys(texts) if t not in self._known]
     for i in range(0, len(new), batch):
-        emb = self.model.encode_text(self.tokens(new[i:i+batch]).to(self.device)).float().cpu()
+        emb = self._encode_ids(self.tokens(new[i:i+batch])).float().cpu()
         self._known.update(zip(new[i:i+batch], F.normalize(emb, dim=-1)))
     out = torch.stack([self._known[t] for t in texts]) if len(texts) else torch.empty(0, self.dim)
     for t in list(self._known)[:-20_000]: del self._known[t]
