@@ -324,7 +324,7 @@ def _chip(p, x, y, a, b, turns):
     st, ok = p.st, p.item(); p = p.near(x, y, max(a, b) + .06); u, v = turn(p.u - F(x), p.v - F(y), np.pi/2*st.integers(2)*turns)
     k, mark, grey = max(2, int(a/.035)), st.random() < .7, col('#1b1b1d', st, .03)
     pitch = 2*a/k; legs = np.maximum(np.abs(np.mod(u/F(pitch), 1) - .5)*F(pitch) - F(.25*pitch), box(u, v, a, b + .04)); d = box(u, v, a, b, .01)
-    p.paint(p.cover(np.maximum(legs, -.03 - d)), col('#c9b98a'), .5, .7)
+    p.paint(p.cover(np.maximum(legs, F(b - .03) - np.abs(v))), col('#c9b98a'), .5, .7)
     if not ok: return
     p.solid(legs, .07, col('#c9c9c9'), .5, .9); p.solid(d, .12 + bevel(d, .02, .04), grey, .2)
     p.paint(p.cover(disc(u + F(a*.75), v - F(b*.5), .018))*.5, col('#777777'))

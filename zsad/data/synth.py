@@ -364,7 +364,7 @@ def _tear(u, v, rng, ext, k):
         t = step(u - x, 0, .2); c, s = np.cos(a*t), np.sin(a*t)
         return x + c*(u - x) + s*v, c*v - s*(u - x), u > x - .02, None
     tilt = rng.normal()*.3 if ext[1] < .7 else rng.uniform(0, 6.283)
-    p, q = turn(u, v, tilt); q = sum(F(rng.normal()*.05/i)*np.sin(F(3*i)*q + F(rng.uniform(0, 6))) for i in range(1, 6))
+    p, q = turn(u, v, tilt); q = sum(F(rng.normal()*.05/i)*np.sin(F(3*i)*q + F(rng.uniform(0, 6))) for i in (1, 2, 3, 4, 5, 9, 16))
     cut, gap = p - x + q, F(rng.uniform(.03, .09)*k.size); uu, vv = turn(u, v, rng.normal()*.1*k.gain)
     far = cut > 0; d = np.abs(cut - gap/2) - gap/2
     return np.where(far, uu - gap*F(np.cos(tilt)), u), np.where(far, vv - gap*F(np.sin(tilt)) + F(rng.normal()*.04), v), d < .06, d
