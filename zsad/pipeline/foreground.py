@@ -94,10 +94,12 @@ def find_foreground(
     source:str='sam',           # "sam" (SAM filtered by IS-Net), "dichotomous" (IS-Net alone) or "none" (the whole picture)
     points:str='foreground',    # Where SAM is asked: "foreground" (on IS-Net's mask, fast) or "grid" (everywhere, as SAM's own generator)
     points_per_side:int=32,     # Points along each side of SAM's grid
+    fallback:str='image',       # When no SAM mask is kept: "image" (the whole picture) or "dichotomous" (IS-Net's mask, if there is one)
     **filters                   # More for SAM: `pred_iou`, `stability`, `nms` …
 )->Foreground:
     "Find the objects in a picture."
-    for k, v, ok in (('source', source, ('sam', 'dichotomous', 'none')), ('points', points, ('foreground', 'grid'))):
+    choices = dict(source=('sam', 'dichotomous', 'none'), points=('foreground', 'grid'), fallback=('image', 'dichotomous'))
+    for (k, ok), v in zip(choices.items(), (source, points, fallback)):
         if v not in ok: raise ValueError(f'{k} must be one of {", ".join(ok)}; got {v!r}')
     none = np.zeros((0, 1, 1), bool)
     if source == 'none': return Foreground(np.ones(img.shape[:2], bool), np.ones(img.shape[:2], np.float32), none)
@@ -108,4 +110,6 @@ def find_foreground(
     mask, parts, each = (_fast if points == 'foreground' else _full)(img, sam, under, cover, points_per_side, filters)
     if mask.any(): return Foreground(mask, dich, parts, len(each))
     best = f'the best of {len(each)} masks is covered by {max(each):.0%}, {cover:.0%} were asked' if len(each) else 'SAM finds no mask'
-    return _whole(dich, len(each), f'no SAM mask lies under the object ({best})')
+    why = f'no SAM mask lies under the object ({best})'
+    if fallback == 'image': return _whole(dich, len(each), why)
+    return Foreground(under, dich, none, len(each), [f"{why}: IS-Net's own mask is the foreground"])
