@@ -124,9 +124,10 @@ STYLE = '''
 .zsad dl{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;margin:.6rem 0}
 .zsad dt{color:var(--dim);font-size:.8rem}
 .zsad dd{margin:0}
+.zsad .card .note,.zsad .card .dim{font-size:.85rem}
 .zsad .note,.zsad .errors{border-left:4px solid var(--bar);padding:.1rem .7rem;margin:.5rem 0}
 .zsad .errors{border-color:var(--bad)}
-.zsad .card{display:grid;grid-template-columns:1fr 1fr minmax(16rem,1fr);gap:.8rem;background:var(--sheet);border:1px solid var(--line);border-radius:8px;padding:.8rem;margin:.8rem 0;content-visibility:auto;contain-intrinsic-size:auto 16rem}
+.zsad .card{display:grid;grid-template-columns:1fr 1fr minmax(17rem,1.2fr);gap:.8rem;background:var(--sheet);border:1px solid var(--line);border-radius:8px;padding:.8rem;margin:.8rem 0;content-visibility:auto;contain-intrinsic-size:auto 16rem}
 .zsad .card.text{grid-template-columns:1fr;contain-intrinsic-size:auto 6rem}
 .zsad .card img{width:100%;border-radius:4px;display:block;max-height:21rem;object-fit:contain;object-position:top}
 .zsad .score{position:relative;border-bottom:4px solid var(--line);font-size:1.3rem}
