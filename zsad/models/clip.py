@@ -59,7 +59,7 @@ def unknown(self:Tokens,
     text:str    # A sentence or a noun
 )->list[str]:   # Words that the table does not hold, whole or in part; always empty for the full table
     "The words that are read as \"some object\"."
-    return [w for w in text.split() if (self.rows[_bpe().encode(w)] == 0).any() and self.vocab is not None]
+    return [w for w in re.findall(r'[^\s.,;:!?]+', text) if self.vocab is not None and (self.rows[_bpe().encode(w)] == 0).any()]
 
 # %% ../../nbs/models/21_clip.ipynb #7273d6eb
 def vocab_of(

@@ -316,7 +316,8 @@ def read_weights(
 )->tuple[dict, dict]:   # Name → tensor (on the CPU), and the facts that the file states about itself (strings)
     "The tensors in a file of weights and what it says about itself; nothing in the file is executed."
     path = Path(path)
-    if not path.is_file(): raise WeightsMissing(f'{path} does not exist')
+    if not path.exists(): raise WeightsMissing(f'{path} does not exist')
+    if path.is_dir(): raise BadWeights(f'{path} is a folder, not a file of weights')
     try:
         kind = _kind(path)
         state, meta = dict(safetensors=_read_safetensors, jit=_read_jit).get(kind, lambda p: _read_torch(p, mmap=kind == 'zip'))(path)
