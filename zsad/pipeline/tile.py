@@ -52,7 +52,8 @@ def loudest(
     prompts:list, # P sentences
     texts:Tensor, # (P,D) float, unit rows: the same sentences embedded
     k:int=3, # How many to return, the loudest first
-    weights:Tensor=None # (N,) float ≥ 0, share of each tile in the mean; None: all alike
+    weights:Tensor=None, # (N,) float ≥ 0, share of each tile in the mean; None: all alike
+    per:int=1 # So many prompts in a row say the same in other words (a state's templates); only the loudest of them is returned
 )->list: # Dicts with `prompt`, `cosine` and `above_mean` (cosine − mean cosine of these prompts)
     "The prompts that are most like the tiles."
     emb, texts = _unit_rows('emb', torch.atleast_2d(torch.as_tensor(emb))), _unit_rows('texts', texts)
@@ -60,5 +61,7 @@ def loudest(
     w = torch.ones(len(emb)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
     if w.shape != (len(emb),) or not bool((w >= 0).all()) or not float(w.sum()) > 0: raise ValueError(f'weights must be {len(emb)} numbers ≥ 0, not all 0, got {w.tolist()}')
     cos = texts @ (emb * (w/w.sum()).to(emb.device)[:,None]).sum(0)
-    order = cos.argsort(descending=True, stable=True)[:k].tolist()
+    if per < 1 or len(cos) % per: raise ValueError(f'per must divide the number of prompts, got {per} for {len(cos)} prompts')
+    best = cos.view(-1, per).argmax(1) + torch.arange(0, len(cos), per, device=cos.device)
+    order = best[cos[best].argsort(descending=True, stable=True)][:k].tolist()
     return [dict(prompt=prompts[i], cosine=float(cos[i]), above_mean=float(cos[i] - cos.mean())) for i in order]

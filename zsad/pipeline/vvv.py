@@ -22,7 +22,7 @@ from .foreground import find_foreground
 from .pixel import MEAN, pixel_maps
 from .prompts import LOCALISING, VVV_PROMPTS, PromptSet, clean_obj, distinct_weights
 from .tile import TEXT, loudest, tile_scores
-from .tiling import Component, crop, find_components, make_tiles
+from .tiling import crop, find_components, make_tiles
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #d0991b54
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def _check(o):
     for k, (ok, words) in _RULES.items():
         if not ok(getattr(o, k)): raise ValueError(f'{k} must be {words}, got {getattr(o, k)!r}')
     if not isinstance(o.prompts, PromptSet): raise ValueError(f'prompts must be a PromptSet such as VVV_PROMPTS, got {o.prompts!r}')
-    distinct_weights(o.localising)
+    try: distinct_weights(o.localising)
+    except (TypeError, ValueError) as e: raise ValueError(f'localising: {e}') from None
     object.__setattr__(o, 'localising', tuple(o.localising))
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #4179dd6b
@@ -95,8 +96,9 @@ class VVV(Detector):
         self._load()
 
     def _load(self):
-        for name in _NEEDED[self.options.foreground]:
-            if name not in self.models: self.models[name] = _LOADERS[name].load(self.weights, self.device, self.dtype)
+        missing = [m for m in _NEEDED[self.options.foreground] if m not in self.models]
+        if missing and self.weights is None: raise ValueError(f'foreground={self.options.foreground!r} needs the models {", ".join(_NEEDED[self.options.foreground])}; missing: {", ".join(missing)}')
+        for m in missing: self.models[m] = _LOADERS[m].load(self.weights, self.device, self.dtype)
 
     def __repr__(self):
         changed = {k: v for k, v in vars(self.options).items() if v != getattr(Options(), k)}
@@ -121,9 +123,8 @@ def from_models(cls:VVV,
 )->VVV: # Ready to predict
     "A detector on models that are loaded already."
     new = cls.__new__(cls)
-    new.options, new.models, new._kept = _options(options), dict(models), {}
-    missing = [m for m in _NEEDED[new.options.foreground] if m not in models]
-    if missing: raise ValueError(f'foreground={new.options.foreground!r} needs the models {", ".join(_NEEDED[new.options.foreground])}; missing: {", ".join(missing)}')
+    new.weights, new.options, new.models, new._kept = None, _options(options), dict(models), {}
+    new._load()
     return new
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #e4a1c102
@@ -133,7 +134,7 @@ def _sentences(self:VVV, obj):
     if obj not in self._kept:
         sides = dict(normal=self.options.prompts.normal(obj), anomalous=self.options.prompts.anomalous(obj))
         while len(self._kept) >= 32: self._kept.pop(next(iter(self._kept)))
-        self._kept[obj] = {k: (texts, self.models['clip'].encode_text(texts)) for k, texts in sides.items()}
+        self._kept[obj] = {k: (texts, torch.as_tensor(self.models['clip'].encode_text(texts)).float().cpu()) for k, texts in sides.items()}
     return self._kept[obj]
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #6bd2301e
@@ -152,12 +153,8 @@ def _plan(self:VVV, img):
     fg = find_foreground(img, self.models.get('isnet'), self.models.get('sam'), cover=o.cover, threshold=o.threshold, 
         source=o.foreground, points=o.points, points_per_side=o.points_per_side)
     comps = find_components(fg.mask, fg.parts)
-    notes = [*fg.notes, *comps.notes]
-    if not comps:
-        comps = [Component(1, (0, 0, hw[1], hw[0]), hw[0]*hw[1], 0)]
-        notes.append('the foreground is empty: the whole picture was taken')
     side = o.min_side or max(self.models['clip'].size, self.models['clipseg'].size)
-    return _Plan(img, list(comps), make_tiles(comps, hw, min_side=side, max_aspect=o.max_aspect, max_parts=o.max_parts), notes)
+    return _Plan(img, list(comps), make_tiles(comps, hw, min_side=side, max_aspect=o.max_aspect, max_parts=o.max_parts), [*fg.notes, *comps.notes])
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #aa30cbc4
 @patch
@@ -176,13 +173,18 @@ def _look(self:VVV, plans):
 def _join(self:VVV, plan, emb, maps, obj):
     o, said = self.options, self._sentences(obj)
     tau = o.tau or 1/self.models['clip'].scale
-    scores = tile_scores(emb, said['normal'][1].cpu(), said['anomalous'][1].cpu(), tau, o.text).numpy()
+    scores = tile_scores(emb, said['normal'][1], said['anomalous'][1], tau, o.text).numpy()
     amap = assemble(maps, plan.tiles, plan.img.shape[:2], scores if o.scale_by_tile else None)
     score = float(image_score(scores, plan.tiles, o.top, o.frac))
     return Prediction(score, np.clip(amap, 0, 1), obj, self._explain(plan, emb, scores, obj, score, tau))
 
-# %% ../../nbs/pipeline/36_vvv.ipynb #4c2f8211
-_WORDS = dict(quarter='mean of the highest {k} of {n} component scores (the top {frac:.0%}, at least one)', max='highest of {n} component scores', mean='mean of all {n} component scores')
+# %% ../../nbs/pipeline/36_vvv.ipynb #8718d4ec
+def _rule(top, frac, k, n):
+    "How the picture's score came from the scores of its n components, in words."
+    if n == 1: return 'score of the only component'
+    if top == 'mean': return f'mean of all {n} component scores'
+    if top == 'max': return f'highest of {n} component scores'
+    return f'mean of the highest {k} of {n} component scores (top {frac:.0%})' if k > 1 else f'highest of {n} component scores (top {frac:.0%}, at least one)'
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #9e4ead17
 @patch
@@ -192,11 +194,10 @@ def _explain(self:VVV, plan, emb, scores, obj, score, tau):
     share = [1/n_tiles[t.component] if t.component in counting else 0. for t in plan.tiles]
     comps = [dict(component=c.label, box=c.box, area_px=c.area_px, parts=c.parts, tiles=n_tiles[c.label], score=float(by_comp[c.label]), counts=c.label in counting) for c in plan.comps]
     tiles = [dict(tile=i, component=t.component, box=t.box, score=float(s), loudest=self._loudest(e, obj)) for i, (t, e, s) in enumerate(zip(plan.tiles, emb, scores))]
-    prompts = [dict(side=side, **row) for side, (texts, te) in self._sentences(obj).items() for row in loudest(emb, texts, te.cpu(), k=5, weights=share)]
+    prompts = [dict(side=side, **row) for side, (texts, te) in self._sentences(obj).items() for row in loudest(emb, texts, te, k=5, weights=share, per=len(o.prompts.templates))]
     unknown = self._unknown(obj)
     notes = plan.notes + [f'these weights have no word for {", ".join(unknown)}: it is read as "some object"']*bool(unknown)
-    how = _WORDS[o.top].format(k=len(counting), n=len(by_comp), frac=o.frac)
-    return Explanation(object=obj, score=score, rule=how, tau=float(tau), notes=notes, components=comps, tiles=tiles, prompts=prompts)
+    return Explanation(object=obj, score=score, rule=_rule(o.top, o.frac, len(counting), len(by_comp)), tau=float(tau), notes=notes, components=comps, tiles=tiles, prompts=prompts)
 
 @patch
 def _unknown(self:VVV, obj):
@@ -207,7 +208,7 @@ def _unknown(self:VVV, obj):
 def _loudest(self:VVV, e, obj):
     "The three anomalous sentences that are most like one tile."
     texts, te = self._sentences(obj)['anomalous']
-    return ' '.join(row['prompt'] for row in loudest(e, texts, te.cpu(), k=3))
+    return ' '.join(row['prompt'] for row in loudest(e, texts, te, k=3, per=len(self.options.prompts.templates)))
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #2c145c09
 @patch
