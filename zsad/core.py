@@ -57,7 +57,7 @@ def _from_pil(pic:Image.Image)->np.ndarray:
 
 # %% ../nbs/00_core.ipynb #8ba6c685
 def _decode(src, max_pixels:int)->np.ndarray:
-    "Open and decode a file (path or buffer); any failure is a ValueError with the reason."
+    "Open and decode a file (path or buffer); `load_image` turns any failure into an `ImageError`."
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with Image.open(src) as pic:
