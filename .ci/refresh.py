@@ -37,6 +37,8 @@ def refresh(path, flags):
     nb, start = read_nb(path), time.time()
     old = {c.id: c.get('outputs', []) for c in nb.cells if c.cell_type == 'code'}
     keep = {c.id for c in nb.cells if c.cell_type == 'code' and skipped(c, flags)}
+    for c in nb.cells:
+        if c.cell_type == 'code': c.outputs = []
     here = os.getcwd(); os.chdir(path.parent)
     try:
         shell = CaptureShell(path.parent, mpl_format='png')
