@@ -41,7 +41,7 @@ def test_new_environment(wheel):
     bin = tmp/'env'/('Scripts' if os.name == 'nt' else 'bin')
     site = Path(run(bin/'python', '-c', "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site/'libraries.pth').write_text(sysconfig.get_path('purelib') + '\n' + sysconfig.get_path('platlib') + '\n', encoding='utf-8')
-    run(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--ignore-installed', '--prefix', tmp/'env', path)
+    run(sys.executable, '-m', 'pip', '--python', bin/('python.exe' if os.name == 'nt' else 'python'), 'install', '-q', '--no-deps', '--no-index', '--ignore-installed', path)
     where = run(bin/'python', '-c', 'import zsad; print(zsad.__file__)', cwd=tmp).strip()
     assert Path(where).resolve().is_relative_to((tmp/'env').resolve())
     assert run(bin/'zsad', '--version', cwd=tmp).startswith('zsad ')
