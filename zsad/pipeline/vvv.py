@@ -102,7 +102,7 @@ class VVV(Detector):
 
     def __repr__(self):
         changed = {k: v for k, v in vars(self.options).items() if v != getattr(Options(), k)}
-        return f"VVV({', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'as in the report'})"
+        return f"VVV({', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'defaults'})"
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #823ae5cc
 @patch
