@@ -8,9 +8,10 @@ __all__ = ['RENDERER', 'VAL', 'GENERIC', 'STRANGERS', 'NORMAL', 'ANOMALOUS', 'TE
            'render_shard', 'Shards', 'draw_pairs', 'schedule', 'optimisers', 'Ema', 'Task', 'averaged', 'train_step',
            'hardware', 'fit', 'held_out_pairs', 'training_vocab', 'stored_vocab', 'draw_sentences', 'patches',
            'whitening', 'sine_positions', 'teach_words', 'embed_patches', 'draw_windows', 'direction_loss',
-           'contrast_loss', 'pair_loss', 'patch_loss', 'ClipTask', 'ensemble_ways', 'clip_scores', 'clip_into_clipseg',
-           'renormalise', 'mask_loss', 'draw_questions', 'ClipSegTask', 'best_f1', 'clipseg_maps', 'IsNetTask',
-           'decode_points', 'shadow_of', 'edges_of', 'sam_targets', 'mask_costs', 'SamTask', 'sam_answers', 'main']
+           'contrast_loss', 'pair_loss', 'patch_loss', 'ClipTask', 'ensemble_ways', 'clip_scores', 'renormalise',
+           'clip_into_clipseg', 'mask_loss', 'draw_questions', 'ClipSegTask', 'best_f1', 'clipseg_maps', 'IsNetTask',
+           'decode_points', 'shadow_of', 'edges_of', 'framed', 'padded', 'sam_targets', 'mask_costs', 'SamTask',
+           'calibrated_sam', 'sam_answers', 'main', 'judge']
 
 # %% ../../nbs/train/60_tiny.ipynb #01429aca
 import copy, hashlib, json, os, time
@@ -481,10 +482,10 @@ def patch_loss(
     ce = F.binary_cross_entropy_with_logits(logit, pos.float(), reduction='none')
     return (ce*pos).sum()/pos.sum().clamp(min=1) + (ce*neg).sum()/neg.sum().clamp(min=1)
 
-# %% ../../nbs/train/60_tiny.ipynb #83e3f1ed
+# %% ../../nbs/train/60_tiny.ipynb #ad432876
 class ClipTask(Task):
     "CLIP on pairs: windows first, whole pictures later."
-    name,blocks,muon_lr,pairs = 'clip',('resblocks',),3e-3,6
+    name,blocks,muon_lr,pairs,lessons = 'clip',('resblocks',),3e-3,6,150
     def build(self):
         self.vocab = stored_vocab(self.home)
         self.words = Tokens(self.vocab, CLIP_CFG['text_cfg']['context_length'])
@@ -498,7 +499,7 @@ class ClipTask(Task):
             v.positional_embedding[1:] -= conv.flatten(1) @ p.mean(0)
             net.logit_scale.fill_(np.log(100.))
         for p in (net.logit_scale, conv): p.requires_grad_(False)
-        teach_words(net, self.words, self.seed)
+        teach_words(net, self.words, self.seed, self.lessons)
         net.dense = torch.nn.Parameter(torch.tensor([20., -2.]))
         return net
 
@@ -507,7 +508,7 @@ class ClipTask(Task):
         m,s = [torch.tensor(a, device=self.device).view(3, 1, 1) for a in (CLIP_MEAN, CLIP_STD)]
         return (self.tensor(x).float()/255 - m)/s
 
-# %% ../../nbs/train/60_tiny.ipynb #ba30f3b8
+# %% ../../nbs/train/60_tiny.ipynb #82dc82f8
 @patch
 def batch(self:ClipTask, progress:float):
     "Windows, whole pictures and sentences of one step."
@@ -558,7 +559,7 @@ def losses(self:ClipTask, b:dict, progress:float):
     txt = _unit(t).view(2, len(normal), -1)
     return {f'{part}_{k}': v for part in ('win', 'full') if part in b for k,v in self.part_losses(*b[part], txt).items()}
 
-# %% ../../nbs/train/60_tiny.ipynb #ebedd8d0
+# %% ../../nbs/train/60_tiny.ipynb #29c523ab
 def ensemble_ways(
     net:torch.nn.Module, # open_clip's CLIP
     words:Tokens,        # Its tokenizer
@@ -613,6 +614,15 @@ CLIPSEG_CFG = dict(projection_dim=128, reduce_dim=40, extract_layers=[1, 3, 5], 
     vision_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4, image_size=240, patch_size=16, hidden_act='gelu'),
     text_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32, hidden_act='gelu'))
 
+# %% ../../nbs/train/60_tiny.ipynb #6dea531f
+def renormalise(
+    conv:torch.Tensor, # (C,3,p,p) patch embedding for pictures normalised as CLIP does
+    pos:torch.Tensor,  # (T+1,C) positions; the first is the class token's
+)->tuple[torch.Tensor,torch.Tensor]: # The two for pictures normalised as ImageNet's are
+    "Fold a change of normalisation into the first layer."
+    cm,cs,im,is_ = (torch.tensor(a, dtype=conv.dtype).view(3, 1, 1) for a in (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD))
+    return conv*is_/cs,torch.cat([pos[:1], pos[1:] + (conv*(im - cm)/cs).flatten(1).sum(1)])
+
 # %% ../../nbs/train/60_tiny.ipynb #74841fc3
 def _block_names(src, dst):
     "Names of one block: open_clip's to those of transformers."
@@ -645,15 +655,6 @@ def clip_into_clipseg(
     conv,pos = (f'clip.vision_model.embeddings.{n}.weight' for n in ('patch_embedding', 'position_embedding'))
     out[conv],out[pos] = renormalise(out[conv], out[pos])
     return out
-
-# %% ../../nbs/train/60_tiny.ipynb #fc53bfcc
-def renormalise(
-    conv:torch.Tensor, # (C,3,p,p) patch embedding for pictures normalised as CLIP does
-    pos:torch.Tensor,  # (T+1,C) positions; the first is the class token's
-)->tuple[torch.Tensor,torch.Tensor]: # The two for pictures normalised as ImageNet's are
-    "Fold a change of normalisation into the first layer."
-    cm,cs,im,is_ = (torch.tensor(a, dtype=conv.dtype).view(3, 1, 1) for a in (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD))
-    return conv*is_/cs,torch.cat([pos[:1], pos[1:] + (conv*(im - cm)/cs).flatten(1).sum(1)])
 
 # %% ../../nbs/train/60_tiny.ipynb #def39eb0
 def mask_loss(
@@ -854,25 +855,49 @@ def edges_of(
     e[:,:,1:] |= dx; e[:,:,:-1] |= dx; e[:,1:] |= dy; e[:,:-1] |= dy
     return e
 
-# %% ../../nbs/train/60_tiny.ipynb #0e86fde3
-def sam_targets(
+# %% ../../nbs/train/60_tiny.ipynb #98fd611d
+def framed(
     x:np.ndarray,            # (s,s,5) uint8: picture, defect, part
     rng:np.random.Generator, # Randomness of the step
+    share:float=.6,          # Part of the pictures that is cut
+)->np.ndarray:               # (h,w,5), one of the two sides still s
+    "Cut a lying or standing strip out of some pictures."
+    if rng.random() > share: return x
+    s = len(x)
+    short = int(s*rng.uniform(.45, 1))
+    o = int(rng.integers(s - short + 1))
+    return x[o:o+short] if rng.random() < .7 else x[:,o:o+short]
+
+def padded(
+    x:np.ndarray,  # (h,w,C) uint8
+    s:int,         # Side of the square
+    value=0,       # What fills it, one number or C of them
+)->np.ndarray:     # (s,s,C) uint8, `x` in the upper left corner
+    "Fill a picture up to a square."
+    out = np.broadcast_to(np.asarray(value, np.uint8), (s, s, x.shape[-1])).copy()
+    out[:x.shape[0],:x.shape[1]] = x
+    return out
+
+# %% ../../nbs/train/60_tiny.ipynb #0e86fde3
+def sam_targets(
+    x:np.ndarray,            # (h,w,5) uint8: picture, defect, part
+    rng:np.random.Generator, # Randomness of the step
+    s:int,                   # Side of the square into which the picture is padded
     points:int=8,            # Points to draw
 )->tuple[np.ndarray,np.ndarray,np.ndarray]: # points (P,2) x, y in [0,1]; masks (P,3,s,s) bool; which of them count (P,3) bool
     "Points, and for each all masks that a person could have meant by it."
-    s,part,gt,shade = len(x),x[...,4],x[...,3] > 0,shadow_of(x)
+    (h,w),part,gt,shade = x.shape[:2],x[...,4],x[...,3] > 0,shadow_of(x)
     fg,ids = part > 0,np.unique(part[part > 0])
     masks,valid,at = np.zeros((points, 3, s, s), bool),np.zeros((points, 3), bool),np.zeros((points, 2), np.float32)
     for i in range(points):
         u = rng.random()
         where = gt if u < .08 else part == ids[rng.integers(len(ids))] if u < .7 and len(ids) else shade if u < .82 else ~fg
-        if not where.any(): where = np.ones((s, s), bool)
+        if not where.any(): where = np.ones((h, w), bool)
         yx = tuple(np.argwhere(where)[rng.integers(where.sum())])
         at[i] = (np.array(yx[::-1]) + rng.random(2))/s
         cand = [part == part[yx], fg if len(ids) > 1 else None, gt if gt[yx] else None] if fg[yx] else [~fg, shade if shade[yx] else None, None]
         for j,m in enumerate(cand):
-            if m is not None and m.sum() > 20: masks[i,j],valid[i,j] = m,True
+            if m is not None and m.sum() > 20: masks[i,j,:h,:w],valid[i,j] = m,True
     return at,masks,valid
 
 # %% ../../nbs/train/60_tiny.ipynb #839d8026
@@ -911,8 +936,10 @@ class SamTask(Task):
     def batch(self, progress):
         x,_ = self.draw()
         rng = rng_of(self.seed, 66, self.step)
-        x = x[np.arange(len(x)),rng.integers(2, size=len(x))]
-        return x[...,:3],*map(np.stack, zip(*[sam_targets(o, rng) for o in x])),np.stack([x[...,4] > 0, edges_of(x[...,4])], 1)
+        s,x = x.shape[2],[framed(o, rng) for o in x[np.arange(len(x)),rng.integers(2, size=len(x))]]
+        mean = self.net.pixel_mean.flatten().round().cpu().numpy()
+        img,part = np.stack([padded(o[...,:3], s, mean) for o in x]),np.stack([padded(o[...,4:], s)[...,0] for o in x])
+        return img,*map(np.stack, zip(*[sam_targets(o, rng, s) for o in x])),np.stack([part > 0, edges_of(part)], 1)
 
 # %% ../../nbs/train/60_tiny.ipynb #eedab275
 @patch
@@ -929,6 +956,20 @@ def losses(self:SamTask, b, progress):
     true = iou.masked_fill(~v[:,:,None], 0).max(-1).values
     seen = F.pixel_shuffle(self.net.hint(emb.float()), 4)
     return dict(mask=best[v].mean(), quality=F.mse_loss(quality.float(), true), hint=2*F.binary_cross_entropy_with_logits(seen, _resized(self.tensor(hint).float(), side, 'area')))
+
+# %% ../../nbs/train/60_tiny.ipynb #4d8a416e
+def calibrated_sam(
+    state:dict,         # State dict of segment_anything's network
+    sharpen:float=8.,   # Factor of the mask logits
+    keep:float=.4,      # Predicted quality that shall become 0.88; 1 stays 1
+)->dict:                # The same network with steeper masks and stretched quality
+    "Fit a small SAM to the thresholds of the automatic generator."
+    out,a = dict(state),.12/(1 - keep)
+    for k in state:
+        if 'output_hypernetworks_mlps' in k and '.layers.2.' in k: out[k] = state[k]*sharpen
+    w,b = (f'mask_decoder.iou_prediction_head.layers.2.{e}' for e in ('weight', 'bias'))
+    out[w],out[b] = state[w]*a,state[b]*a + 1 - a
+    return out
 
 # %% ../../nbs/train/60_tiny.ipynb #d29d9295
 @torch.inference_mode()
@@ -954,20 +995,22 @@ def sam_answers(
 def validate(self:SamTask, n=24, pred_iou=.88, stability=.95):
     "Best IoU over true parts of all masks and of those that the thresholds keep, their share, error of the predicted quality."
     net,out = averaged(self),{}
+    net.load_state_dict(calibrated_sam(net.state_dict()))
     for split in ('train', 'held'):
         best,left,kept,err = [],[],[],[]
         for x in _val_pairs(self, split, n)[0][:,1]:
             a = sam_answers(self, x, net)
             keep = (a['quality'] >= pred_iou) & (a['stability'] >= stability)
             best += a['iou'][:,:a['parts']].max(0).tolist(); left += a['iou'][keep,:a['parts']].max(0, initial=0).tolist()
-            kept.append(keep.mean()); err.append(np.abs(a['quality'] - a['iou'].max(1)).mean())
+            kept.append(keep.mean()); err.append(np.abs((a['quality'] - 1)/.2 + 1 - a['iou'].max(1)).mean())
         out |= {k: round(float(np.mean(v)), 3) for k,v in ((f'best_{split}', best), (f'kept_best_{split}', left), (f'kept_{split}', kept), (f'quality_error_{split}', err))}
     return out
 
 @patch
 def export(self:SamTask, path, facts):
-    "Write the averaged network, without the hint."
-    save_weights(path, {k: v for k,v in self.ema.into(self.net).items() if not k.startswith('hint')}, SAM_CFG, training=facts)
+    "Write the averaged network, calibrated and without the hint."
+    state = {k: v for k,v in self.ema.into(self.net).items() if not k.startswith('hint')}
+    save_weights(path, calibrated_sam(state), SAM_CFG, training=facts, calibration=dict(sharpen=8, keep=.4))
 
 # %% ../../nbs/train/60_tiny.ipynb #729bc922
 TASKS = dict(clip=ClipTask, clipseg=ClipSegTask, sam=SamTask, isnet=IsNetTask)
@@ -988,3 +1031,15 @@ def main(
     torch.set_num_threads(threads)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     fit(TASKS[net](home, seed, device), Path(home)/net, minutes=minutes, every=every, export=export or None)
+
+# %% ../../nbs/train/60_tiny.ipynb #e73a6169
+def judge(
+    task:Task,     # New, of the same network
+    out:Path,      # Folder of its checkpoint and log
+    n:int=150,     # Pairs of trained and of held-out kinds
+)->dict:           # The figures
+    "Judge the last checkpoint on `n` pairs of each split and append the figures to the log."
+    task.resume(Path(out)/'checkpoint.pt')
+    row = dict(step=task.step, seconds=round(task.seconds, 1), judged=n, **task.validate(n=n), hardware=hardware(task.device))
+    with open(Path(out)/'log.jsonl', 'a', encoding='utf8') as f: f.write(json.dumps(row) + '\n')
+    return row
