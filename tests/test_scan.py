@@ -151,7 +151,8 @@ def test_good_and_bad_and_masks(tmp_path):
 def test_interrupt_leaves_what_was_done(tmp_path):
     (tmp_path/'photos').mkdir()
     for i in range(60): Image.fromarray(picture(i % 5, (300, 400))).save(tmp_path/'photos'/f'{i:02}.png')
-    run = subprocess.Popen([*ZSAD, 'scan', 'photos', '--object', 'hex nut', '--out', 'out'], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = subprocess.Popen([*ZSAD, 'scan', 'photos', '--object', 'hex nut', '--out', 'out'], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a test run in the background ignores it
     results = tmp_path/'out'/'results.jsonl'
     while run.poll() is None and not (results.exists() and results.read_bytes().count(b'\n') >= 2): time.sleep(.02)
     run.send_signal(signal.SIGINT)
