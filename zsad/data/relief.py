@@ -133,8 +133,8 @@ class Light:
     elev:float=.85                  # Height above the table, radians; π/2 = straight above
     colour:tuple=(1., .97, .92)     # Of the lamp, linear RGB
     ambient:tuple=(.30, .32, .36)   # Of the room, linear RGB
-    soft:float=.5                   # Width of shadow edges, in parts of a part
-    hard:bool=False                 # Sharp shadows, worked out at full size
+    soft:float=.5                   # Width of soft shadow edges: 1 is about an eighth of a part's half width
+    hard:bool=False                 # Sharp shadows instead; `soft` no longer counts
 
     @property
     def dir(self):

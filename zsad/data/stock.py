@@ -93,7 +93,7 @@ def _pill(p):
     c = anycol(p.st, .6, .95, .35); w = min(p.ext[1], .8)
     p.solid(d, .2 + bevel(d, .1, .12) + dome(d, w, .12), c*(1 + .025*p.noise(.04, 2)), .25); p.sharp = 4
     if p.st.random() < .7: p.h -= .06*np.exp(-(p.u/F(.05))**2)*step(-d, .05, .12)
-    elif p.st.random() < .5: p.h -= .04*step(np.abs(p.noise(.01)*0 + superformula(p.u*3, p.v*3, 4, 2, 5, 5, 1.)), .12, .05)
+    elif p.st.random() < .5: p.h -= .04*step(np.abs(superformula(p.u*3, p.v*3, 4, 2, 5, 5, 1.)), .12, .05)
 
 # %% ../../nbs/data/09_stock.ipynb #5dbf7908
 @kind("coin", count=(1, 5))
@@ -428,7 +428,7 @@ def _cable(p):
     p.solid(d, .4 + bevel(d, .04, .05), c*(1 + .03*p.noise(.1, 2)), .15)
     hues = np.stack([anycol(st, .2, .85, 1.)[:, 0, 0] for _ in range(k)], 1)
     x, y, i = ring(p, k, .45, st.uniform(0, 3)); q = min(.4, 1.15/k); core = disc(x, y, q); on = i != p.gap(k)
-    p.solid(core, .42, (hues[:, i] if True else c)*(1. - .8*~on), .3)
+    p.solid(core, .42, hues[:, i]*(1. - .8*~on), .3)
     s = np.sin(p.u*55)*np.sin(p.v*55 + p.u*30); p.paint(p.cover(disc(x, y, q*.62))*on, col('#b5763e')*(1 + .35*s), .5, .7)
 
 # %% ../../nbs/data/09_stock.ipynb #50aec9db
@@ -611,8 +611,8 @@ def _clip(p):
 
 @kind("wire mesh", "held", fill=True)
 def _mesh(p):
-    k, c = p.st.uniform(8, 14), pick(p, *METALS[:3]); x, y = p.u*F(k), p.v*F(k); over = np.sin(3.1416*np.floor(x))
-    a, b = np.abs(np.mod(x, 1) - .5) - .16, np.abs(np.mod(y, 1) - .5) - .16; w = np.cos(np.pi*x)*np.cos(np.pi*y)*0
+    k, c = p.st.uniform(8, 14), pick(p, *METALS[:3]); x, y = p.u*F(k), p.v*F(k)
+    a, b = np.abs(np.mod(x, 1) - .5) - .16, np.abs(np.mod(y, 1) - .5) - .16
     p.solid(p.u*0 - 1, 0, anycol(p.st, .03, .3, .3), .1)
     for d, s in ((a, np.sin(np.pi*(y + np.floor(x)))), (b, -np.sin(np.pi*(x + np.floor(y))))): m = np.clip(.5 - d*F(p.px/k), 0, 1); z = .08 + dome(d, .16, .1) + .04*s; top = m*(z > p.h); p.h += top*(z - p.h); p.paint(top, c, .6, .9)
 

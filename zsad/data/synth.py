@@ -457,7 +457,7 @@ def _hw(size):
     if len(hw) != 2 or min(hw) < 32 or max(hw) > 8192: raise ValueError(f"A picture is 32 to 8192 pixels high and wide: {size}")
     return int(hw[0]), int(hw[1])
 
-def _draw(noun, flaws, hw, n, seed, over):
+def _draw(noun, flaws, hw, n, seed, area, over):
     "Everything before the camera: scene, planes, part labels, what is needed for the masks."
     kind = _find(noun); rs, rl, rf, rg = (np.random.default_rng([seed, i]) for i in range(4))
     sc = _scene(rs, n == 1, **over); extras = sc.extras; style = int(rg.integers(2**62)); ext = extent(kind, np.random.default_rng([style, 1]))
@@ -466,8 +466,8 @@ def _draw(noun, flaws, hw, n, seed, over):
     for i in sorted(range(len(poses)), key=lambda i: i in flaws):
         u, v, at = _axes(poses[i], ext, hw); p = _build(kind, u, v, poses[i], style, ext, extras=extras)
         if i in flaws:
-            good, area = p, hw[0]*hw[1]*float(np.exp(rf.uniform(np.log(.0008), np.log(.02))))
-            p, seen = _aim(kind, flaws[i], good, u, v, poses[i], style, ext, sc, int(rf.integers(2**62)), area, planes, at, extras)
+            good, least = p, hw[0]*hw[1]*float(np.exp(rf.uniform(*np.log(area))))
+            p, seen = _aim(kind, flaws[i], good, u, v, poses[i], style, ext, sc, int(rf.integers(2**62)), least, planes, at, extras)
             todo.append((i, flaws[i], *seen))
         _lay(planes, at, p, sc.light); lab[at][p.a > .5] = i + 1
     return sc, planes, lab, todo, poses[0].s
@@ -491,15 +491,17 @@ def render(
     size=240,         # Side in pixels, or (height, width)
     parts:int=None,   # How many parts; None = as usual for the kind
     seed:int=0,       # Same seed, same bytes
+    area:tuple=(.0008, .02), # A defect should change at least so much of the picture: drawn between these, as the part allows
     **scene           # Anything of `Scene` or `Light`: ground='steel', hard=True, elev=.6 …
 )->Rendering:
     "One picture of one or several parts of a kind."
     lo, hi = _find(kind).count; rng = np.random.default_rng([seed, 5]); n = int(rng.integers(lo, hi + 1)) if parts is None else int(parts)
+    if not 0 < area[0] <= area[1] < 1: raise ValueError(f"The area of a defect is a part of the picture, smallest and largest: {area}")
     if n < 1 or n > 400: raise ValueError(f"A picture shows 1 to 400 parts: {n}")
     flaws = defect if isinstance(defect, dict) else {} if defect is None else {int(rng.integers(1 if KINDS[kind].fill else n)): defect}
     for d in flaws.values():
         if d not in defects(kind): raise ValueError(f"{kind!r} has no defect {d!r}. It can have: {', '.join(defects(kind))}")
-    return _shoot(*_draw(kind, flaws, _hw(size), n, seed, scene), kind, seed)
+    return _shoot(*_draw(kind, flaws, _hw(size), n, seed, area, scene), kind, seed)
 
 # %% ../../nbs/data/14_synth.ipynb #45fdd10d
 def render_pair(

@@ -128,7 +128,7 @@ def exam_plan(
         solid = [k for k in kinds(split) if not KINDS[k].fill]
         out += _in_turn('shadow', split, shadows//2, solid) + _in_turn('masks', split, masks//2, [k for k in solid if KINDS[k].count[1] > 1])
     for split, n in (('held', held), ('train', trained)):
-        out += [Question('detect', split, k, i//2, s, bool(i % 2)) for s in seeds for k in kinds(split) for i in range(n)]
+        out += [Question('detect', split, k, i//2, s, bool(i % 2)) for k in kinds(split) for s in seeds for i in range(n)]
     return out
 
 # %% ../../nbs/train/66_exam.ipynb #d5d31d18
@@ -397,7 +397,10 @@ def _answers(todo, systems, weights, device, workers):
 # %% ../../nbs/train/66_exam.ipynb #e0e463bf
 def _head(plan, systems, weights):
     files = {m: sha256_of(weights_path(weights, m))[:12] for m in MODELS}
-    return dict(plan=fingerprint(plan), renderer=renderer_fingerprint(), systems=list(systems), weights=files, pictures=len(plan))
+    drawn, photos = ([q for q in plan if isinstance(q, c)] for c in (Question, Photo))
+    return dict(plan=fingerprint(drawn), photos=fingerprint(photos) if photos else None, renderer=renderer_fingerprint(), systems=list(systems), weights=files)
+
+def _asked(q, systems): return 'foreground' in systems if q.task in ('shadow', 'masks') else bool(set(systems) - {'foreground'})
 
 def run_exam(
     out:Path,              # Folder of the rows
@@ -411,9 +414,8 @@ def run_exam(
     "Ask every question that has no answer yet."
     out, file = Path(out), Path(out)/'pictures.jsonl'
     out.mkdir(parents=True, exist_ok=True)
-    plan = [q for q in plan if set(systems) - {'foreground'} or q.task in ('shadow', 'masks')]
-    if 'foreground' not in systems: plan = [q for q in plan if q.task not in ('shadow', 'masks')]
     _claim(out/'head.json', _head(plan, systems, weights))
+    plan = [q for q in plan if _asked(q, systems)]
     rows = read_rows(file)
     todo = plan[len(rows):]
     with open(file, 'a', encoding='utf8') as f, tqdm(total=len(plan), initial=len(rows), unit='picture', disable=not show) as bar:
@@ -434,7 +436,7 @@ def figures_of(
     labels, told = [r['label'] for r in rows], [r[by]['hist'] for r in rows if 'hist' in r[by]]
     both, h = len(set(labels)) == 2, sum(map(_unpacked, told)) if told and len(told) == len(rows) else None
     if h is not None and not h.sum(1).all(): h = None
-    if system == 'chance': return dict(zip(MEASURES, (.5, .5, None if h is None else f1_floor(h))))
+    if system == 'chance': return dict(zip(MEASURES, (.5, None, None) if h is None else (.5, .5, f1_floor(h))))
     image = float(roc_auc_score(labels, [r[system]['score'] for r in rows])) if both else None
     return dict(zip(MEASURES, (image, None if h is None else hist_auroc(h), None if h is None else hist_f1(h))))
 
@@ -512,6 +514,10 @@ def summarise(
     return out | dict(seconds={k: round(float(np.mean(v)), 3) for k, v in spent.items()})
 
 # %% ../../nbs/train/66_exam.ipynb #a29e692a
+def _sizes(quick):
+    "Arguments of `exam_plan`."
+    return dict(held=quick, trained=quick, seeds=(0,), shadows=2*quick, masks=2*quick) if quick else {}
+
 def _weights(name):
     folder = Path(name)
     return {m: folder/f'{m}.safetensors' for m in MODELS} if folder.is_dir() else name
@@ -530,8 +536,7 @@ def hold_exam(
     device:str='cpu'       # Where to compute
 )->dict:                   # The record
     "Hold the exam or go on with it, and write the record."
-    plan = exam_plan(quick, quick, (0,), 2*quick, 2*quick) if quick else exam_plan()
-    if photos: plan = plan + photo_plan(photos)
+    plan = exam_plan(**_sizes(quick)) + (photo_plan(photos) if photos else [])
     rows = run_exam(out, plan, systems, _weights(weights), device, workers, show=True)
     head = json.loads((Path(out)/'head.json').read_text(encoding='utf8'))
     rec = summarise(rows, dict(head, quick=quick, hardware=_machine(device, workers)))

@@ -123,11 +123,12 @@ def __getitem__(self:Shards,
 
 # %% ../../nbs/train/60_tiny.ipynb #100a0604
 def _jitter(x, rng):
-    "The same flip, turn and tint for both pictures of a pair."
+    "The same flip, turn, tint and gamma for both pictures of a pair."
     if rng.random() < .5: x = x[:,:,::-1]
-    x = np.rot90(x, rng.integers(4), (1, 2))
-    rgb = x[...,:3].astype(np.float32)*(1 + .12*rng.standard_normal(3)) + 8*rng.standard_normal()
-    return np.concatenate([rgb.clip(0, 255).astype(np.uint8), x[...,3:]], -1)
+    out = np.rot90(x, rng.integers(4), (1, 2)).copy()
+    v = (np.arange(256)/255)**np.exp(.15*rng.standard_normal())*255
+    for c in range(3): out[...,c] = (v*(1 + .12*rng.standard_normal()) + 8*rng.standard_normal()).clip(0, 255).astype(np.uint8)[out[...,c]]
+    return out
 
 # %% ../../nbs/train/60_tiny.ipynb #a8691bba
 def draw_pairs(
@@ -135,9 +136,9 @@ def draw_pairs(
     step:int,        # Training step
     n:int,           # Pairs to draw
     seed:int=0,      # Seed of the training
-    fresh:float=.2,  # New pairs per drawn pair
-    start:int=384,   # Pairs there are at step 0
-    keep:int=4096,   # Older pairs are not drawn again
+    fresh:float=.05, # New pairs per drawn pair
+    start:int=14_336, # Pairs there are at step 0
+    keep:int=16_384, # Older pairs are not drawn again
 )->tuple[np.ndarray,np.ndarray]: # (n,2,s,s,5) uint8 and (n,) kinds
     "The pairs of one step: a pure function of seed and step."
     rng,hi = rng_of(seed, 61, step),start + int(step*n*fresh)
