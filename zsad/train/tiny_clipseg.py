@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from ..data import synth
 from ..models.clip import Tokens
 from ..models.clipseg import small_clipseg
 from ..models.weights import save_weights
@@ -71,13 +72,15 @@ def draw_questions(
     nouns:list,              # (N,) kinds
     rng:np.random.Generator, # Randomness of the step
 )->tuple[list,np.ndarray,np.ndarray]: # M sentences, the picture (M,) of each, its mask (M,s,s) bool
-    "A localising prompt for each picture, and for some the object or the background."
+    "A localising prompt for each picture, and for some the object, the background, or an object that is not there."
     texts,which,target = [],[],[]
     pick = lambda seq: seq[rng.integers(len(seq))]
     for i,noun in enumerate(nouns):
         asks,u = [(pick(LOCALISING), x[i,...,3] > 0)],rng.random()
         if u < .25: asks.append((pick(TEMPLATES).replace('{}', noun if u < .15 else pick(GENERIC)), x[i,...,4] > 0))
         elif u < .35: asks.append((pick(SCENE_WORDS), x[i,...,4] == 0))
+        elif u < .45 and (other := pick(synth.kinds('train'))) != noun and other not in synth.NAMELESS:
+            asks.append((pick(TEMPLATES).replace('{}', other), np.zeros_like(x[i,...,4] > 0)))
         for t,m in asks: texts.append(t); which.append(i); target.append(m)
     return texts,np.array(which),np.stack(target)
 
@@ -97,13 +100,12 @@ def mask_loss(
 # %% ../../nbs/train/63_tiny_clipseg.ipynb #2a248f87
 class ClipSegTask(Task):
     "CLIPSeg: a sentence in, the mask that it speaks of out."
-    name,blocks,muon_lr = 'clipseg',('encoder.layers', 'decoder.layers'),1e-3
+    name,blocks,muon_lr,pairs = 'clipseg',('encoder.layers', 'decoder.layers'),2e-3,6
     def build(self):
         self.vocab = stored_vocab(self.home)
         self.words,net = Tokens(self.vocab, 32),small_clipseg(CLIPSEG_CFG, self.vocab)
         start = self.home/'clip'/'checkpoint.pt'
         if start.exists(): net.load_state_dict(clip_into_clipseg(torch.load(start, weights_only=True, map_location='cpu')['ema']), strict=False)
-        net.clip.vision_model.requires_grad_(False)
         net.clip.logit_scale.requires_grad_(False)
         return net
 
@@ -121,7 +123,7 @@ class ClipSegTask(Task):
 @patch
 def taps(self:ClipSegTask, net, img):
     "What the decoder reads of the pictures."
-    with torch.no_grad(): h = net.clip.vision_model(self.normal(img), output_hidden_states=True).hidden_states
+    h = net.clip.vision_model(self.normal(img), output_hidden_states=True).hidden_states
     return [h[i + 1] for i in net.extract_layers]
 
 @patch
