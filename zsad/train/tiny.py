@@ -369,6 +369,7 @@ def main(
     net:str,          # clip, clipseg, sam or isnet
     home:str='runs',  # Folder of the pictures, and of one folder per network
     minutes:float=20, # Minutes of training in all, those before a kill included
+    steps:int=0,      # Steps in all instead of minutes: with one thread, the same weights again
     seed:int=0,       # Seed of everything
     device:str='',    # torch device; empty: CUDA when there is one
     threads:int=1,    # CPU threads
@@ -379,7 +380,7 @@ def main(
     if net not in TASKS: raise SystemExit(f'net must be one of {", ".join(TASKS)}, got {net!r}')
     torch.set_num_threads(threads)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    fit(task_of(net)(home, seed, device), Path(home)/net, minutes=minutes, every=every, export=export or None)
+    fit(task_of(net)(home, seed, device), Path(home)/net, minutes=minutes, steps=steps or None, every=every, export=export or None)
 
 # %% ../../nbs/train/60_tiny.ipynb #e73a6169
 def judge(
