@@ -196,6 +196,7 @@ class Ema:
 class Task:
     "What one network needs to be trained."
     name,blocks,lr,muon_lr,pairs = '',(),1e-3,2e-3,8
+    each,by = 2,None # Pictures of a pair that a step shows; what the schedule goes by, once `fit` runs
     def __init__(self,
         home:Path,         # Folder of the shards, and of one folder per network
         seed:int=0,        # Seed of everything
@@ -259,7 +260,8 @@ def hardware(device='cpu'):
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(0)
     return f'CPU, {torch.get_num_threads()} thread(s) of {os.cpu_count()}'
 
-def _run_of(task): return dict(seed=task.seed, threads=torch.get_num_threads(), hardware=hardware(task.device), renderer=RENDERER)
+def _run_of(task): return dict(seed=task.seed, threads=torch.get_num_threads(), hardware=hardware(task.device), renderer=RENDERER,
+    pictures=task.each*task.pairs*task.step, **dict(schedule=task.by) if task.by else {})
 
 def _log(out, row):
     with open(Path(out)/'log.jsonl', 'a', encoding='utf8') as f: f.write(json.dumps(row) + '\n')
@@ -286,7 +288,7 @@ def fit(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if (out/'checkpoint.pt').exists(): task.resume(out/'checkpoint.pt')
-    progress = lambda: task.step/steps if steps else task.seconds/(60*minutes)
+    task.by,progress = 'steps' if steps else 'minutes',lambda: task.step/steps if steps else task.seconds/(60*minutes)
     then,last,sums,n = time.perf_counter(),time.perf_counter(),{},0
     while progress() < 1:
         losses = train_step(task, progress())
@@ -406,14 +408,18 @@ def curves(
     rows:list,     # From `read_log`
     *panels:tuple, # Names of figures without `_train` and `_held`; a panel per tuple
 )->None:           # Draws; `plt.gcf()` is the figure
-    "Figures over minutes; trained kinds solid, held-out kinds dashed."
-    _,axs = plt.subplots(1, len(panels), figsize=(3*len(panels), 2.4), squeeze=False, layout='constrained')
+    "Figures over minutes; trained kinds solid, held-out kinds dashed, judged figures as marks."
+    _,axs = plt.subplots(1, len(panels), figsize=(3*len(panels), 3), squeeze=False, layout='constrained')
     for ax,keys in zip(axs[0], panels):
         for i,k in enumerate(keys):
-            for split,style in (('train', '-'), ('held', '--')):
-                got = [r for r in rows if f'{k}_{split}' in r]
-                ax.plot([r['seconds']/60 for r in got], [r[f'{k}_{split}'] for r in got], style, color=f'C{i}', label=k if split == 'train' else None)
-        ax.set(xlabel='minutes', ylim=(0, 1)); ax.legend(fontsize=7, loc='lower right')
+            for split,style,face in (('train', '-', f'C{i}'), ('held', '--', 'none')):
+                on,off = ([(r['seconds']/60, r[f'{k}_{split}']) for r in rows if f'{k}_{split}' in r and ('judged' in r) == b] for b in (False, True))
+                ax.plot(*zip(*on or [(np.nan, np.nan)]), style, color=f'C{i}')
+                ax.plot(*zip(*off or [(np.nan, np.nan)]), 'o', color=f'C{i}', mfc=face, ms=5)
+        ax.set(xlabel='minutes', ylim=(0, 1))
+        names = [plt.Line2D([], [], color=f'C{i}', label=k) for i,k in enumerate(keys)]
+        says = [plt.Line2D([], [], color='k', ls=s, marker=m, mfc=f, lw=1, ms=5, label=l) for s,m,f,l in (('-', '', 'k', 'trained kinds'), ('--', '', 'k', 'held-out kinds'), ('', 'o', 'k', 'trained, judged'), ('', 'o', 'none', 'held out, judged'))]
+        ax.legend(handles=names + says[:4 if any('judged' in r for r in rows) else 2], fontsize=7, ncols=2, loc='upper center', bbox_to_anchor=(.5, -.22), frameon=False)
 
 # %% ../../nbs/train/60_tiny.ipynb #9e3a849b
 class Figures(list):

@@ -19,7 +19,7 @@ ISNET_CFG = dict(width=.125, size=256)
 
 class IsNetTask(Task):
     "IS-Net: the object out of its ground, all six outputs trained."
-    name,lr,pairs = 'isnet',3e-3,12
+    name,lr,pairs,each = 'isnet',3e-3,12,1
     def build(self): return IsNetModel(ISNET_CFG['width']).to(memory_format=torch.channels_last)
     def normal(self, img): return _resized(self.tensor(img).movedim(-1, -3).float()/255 - .5, ISNET_CFG['size']).contiguous(memory_format=torch.channels_last)
 

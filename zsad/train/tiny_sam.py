@@ -116,7 +116,7 @@ def mask_costs(
 # %% ../../nbs/train/64_tiny_sam.ipynb #97d2efb6
 class SamTask(Task):
     "SAM: a point in, three masks and their quality out."
-    name,blocks,pairs = 'sam',('image_encoder.blocks', 'mask_decoder.transformer'),8
+    name,blocks,pairs,each = 'sam',('image_encoder.blocks', 'mask_decoder.transformer'),8,1
     def build(self):
         net = small_sam(SAM_CFG)
         x,_ = draw_pairs(self.shards, 0, 32, self.seed, start=64)
