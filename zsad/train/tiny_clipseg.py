@@ -17,7 +17,7 @@ from ..models.clipseg import small_clipseg
 from ..models.weights import save_weights
 from ..pipeline.prompts import LOCALISING, distinct_weights
 from .tiny import Task, averaged, rng_of, _auroc, _val_pairs
-from .tiny_clip import CLIP_MEAN, CLIP_STD, GENERIC, IMAGENET_MEAN, IMAGENET_STD, SCENE_WORDS, TEMPLATES, stored_vocab
+from .tiny_clip import CLIP_MEAN, CLIP_STD, GENERIC, IMAGENET_MEAN, IMAGENET_STD, SCENE_WORDS, STRANGERS, TEMPLATES, stored_vocab
 
 # %% ../../nbs/train/63_tiny_clipseg.ipynb #1dbfde37
 CLIPSEG_CFG = dict(projection_dim=128, reduce_dim=40, extract_layers=[1, 3, 5], decoder_num_attention_heads=4, decoder_intermediate_size=160, use_complex_transposed_convolution=True,
@@ -77,7 +77,7 @@ def draw_questions(
     pick = lambda seq: seq[rng.integers(len(seq))]
     for i,noun in enumerate(nouns):
         asks,u = [(pick(LOCALISING), x[i,...,3] > 0)],rng.random()
-        if u < .25: asks.append((pick(TEMPLATES).replace('{}', noun if u < .15 else pick(GENERIC)), x[i,...,4] > 0))
+        if u < .27: asks.append((pick(TEMPLATES).replace('{}', noun if u < .12 else pick(GENERIC) if u < .18 else pick(STRANGERS)), x[i,...,4] > 0))
         elif u < .35: asks.append((pick(SCENE_WORDS), x[i,...,4] == 0))
         elif u < .45 and (other := pick(synth.kinds('train'))) != noun and other not in synth.NAMELESS:
             asks.append((pick(TEMPLATES).replace('{}', other), np.zeros_like(x[i,...,4] > 0)))
