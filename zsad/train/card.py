@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['TRAIN', 'EXAM', 'FACTS', 'BARS', 'WORDS', 'OWN', 'read_exam', 'split_row', 'Run', 'read_run', 'Bar', 'measured',
-           'verdict', 'bar_rows', 'beaten', 'Card', 'card', 'card_curves']
+           'verdict', 'bar_rows', 'beaten', 'Card', 'card']
 
 # %% ../../nbs/train/67_card.ipynb #6c5a206f
 import json
 from dataclasses import dataclass
 from pathlib import Path
-import matplotlib.pyplot as plt
 import numpy as np
 from ..data.synth import KINDS, kinds
 from ..models.weights import MODELS, PROFILES, config_in, read_weights, sha256_of, weights_path
-from .exam import SPLITS, Table, foreground_table, renderer_fingerprint
-from .tiny import task_of
+from .exam import SPLITS, foreground_table, renderer_fingerprint
+from .tiny import Table, task_of
 
 # %% ../../nbs/train/67_card.ipynb #32dd67e2
 TRAIN, EXAM = 'python -m zsad.train.tiny {net} --home runs --steps {steps}', 'python -m zsad.train.exam --out exam --workers 2'
@@ -31,7 +30,7 @@ def read_exam(
     return json.loads(_text(Path(home)/'tiny_exam.json', EXAM))
 
 # %% ../../nbs/train/67_card.ipynb #430d9e3f
-FACTS = 'step seconds hardware threads seed renderer judged pictures schedule'.split()
+FACTS = 'step seconds hardware processes threads seed renderer judged pictures schedule'.split()
 
 def _renamed(row): return {k.replace('quality_err_', 'quality_error_'): v for k, v in row.items()}
 
@@ -58,6 +57,11 @@ class Run:
 
     @property
     def minutes(self): return self.facts['seconds']/60
+
+    def said(self, fact):
+        "All values of a fact in the log, one after the other."
+        seen = [r[fact] for r in self.rows if fact in r] or [self.facts[fact]]*(fact in self.facts)
+        return ', then '.join(str(v) for i, v in enumerate(seen) if not i or v != seen[i - 1]) or 'not logged'
 
     @property
     def estimated(self): return 'pictures' not in self.facts
@@ -174,15 +178,14 @@ def _data():
         f'- trained ({len(kinds("train"))}, {fill("train")} of them textures): {", ".join(kinds("train"))}', f'- held out ({len(kinds("held"))}, {fill("held")} of them a texture): {", ".join(kinds("held"))}', '']
 
 def _training(runs):
-    say = lambda r, k: r.facts.get(k, 'not logged')
-    rows = [{'network': n, 'steps': f"{r.facts['step']:,}", 'pictures seen': '≈ '*r.estimated + f'{r.pictures:,}', 'minutes': f'{r.minutes:.1f}', 'scheduled in': r.facts.get('schedule', 'minutes'), 'hardware': say(r, 'hardware'),
-        'threads': say(r, 'threads'), 'seed': say(r, 'seed'), 'renderer': f"`{say(r, 'renderer')}`"} for n, r in runs.items()]
+    rows = [{'network': n, 'steps': f"{r.facts['step']:,}", 'pictures seen': '≈ '*r.estimated + f'{r.pictures:,}', 'minutes': f'{r.minutes:.1f}', 'scheduled in': r.facts.get('schedule', 'minutes'), 'hardware': r.said('hardware'),
+        'processes': r.said('processes'), 'seed': r.said('seed'), 'renderer': r.said('renderer')} for n, r in runs.items()]
     guess = [n for n, r in runs.items() if r.estimated]
     note = [f'≈: not counted in the log of {", ".join(guess)}, but estimated as steps × pictures per step of today\'s code.', '']*bool(guess)
-    return ['### Training', '', *_table(rows), f'Together {sum(r.minutes for r in runs.values()):.0f} minutes. A training\'s fingerprint also covers how pairs are drawn, so it is never that of the exam.', '', *note]
+    return ['### Training', '', *_table(rows), f'Together {sum(r.minutes*r.facts.get("processes", 1)/60 for r in runs.values()):.1f} hours of one process. A training\'s fingerprint also covers how pairs are drawn, so it is never that of the exam.', '', *note]
 
 # %% ../../nbs/train/67_card.ipynb #0f07e873
-OWN = dict(clip=dict(auroc='image AUROC', patch='patch AUROC', pairs='twins in the right order'),
+OWN = dict(clip=dict(whole='image AUROC, whole pictures', tile='image AUROC, tiles', patch='patch AUROC', pairs='twins in the right order'),
     clipseg=dict(pixel='pixel AUROC', f1='pixel F1-max', image="image AUROC of the map's maximum", object="IoU of the object's noun"),
     sam=dict(best='best IoU per part, all masks', kept_best='best IoU per part, masks kept', kept='share of masks kept', quality_error='error of the predicted quality'),
     isnet=dict(iou='foreground IoU', iou10='foreground IoU, tenth percentile')) # Figure in the log → in words
@@ -307,28 +310,3 @@ def card(
     parts = [what, *_warnings(exam, runs), *bars, *_limits(exam), *_beside(exam), *_photos(exam), *_shadows(exam), *_own_figures(runs), *(_detail(exam) if detail else []),
         *_training(runs), *_reproduce(runs), *_data(), *_files(runs)]
     return Card('\n'.join(parts))
-
-# %% ../../nbs/train/67_card.ipynb #10b23969
-def _draw_figures(ax, r):
-    x = lambda rows: [q['seconds']/60 for q in rows]
-    names = sorted({k.removesuffix('_train') for q in r.rows for k, v in split_row(q)[1].items() if k.endswith('_train') and isinstance(v, (int, float))})
-    for i, name in enumerate(names):
-        for split, style in (('train', '-'), ('held', '--')):
-            got = [q for q in r.rows if f'{name}_{split}' in q]
-            ax.plot(x(got), [q[f'{name}_{split}'] for q in got], style, color=f'C{i}', lw=1, label=OWN[r.net].get(name, name) if split == 'train' else None)
-    ax.set(ylim=(0, 1)); ax.set_title(r.net, fontsize=9)
-
-def card_curves(
-    home:Path='.',  # Folder of the records
-    weights='tiny'  # As for `weights_path`
-)->None:            # Draws; `plt.gcf()` is the figure
-    "Validation figures and total loss of each training over minutes."
-    fig, axs = plt.subplots(2, len(MODELS), figsize=(2.3*len(MODELS), 4.2), height_ratios=(2, 1), sharex='col', layout='constrained')
-    for (top, low), n in zip(axs.T, MODELS):
-        r = read_run(n, home, weights)
-        _draw_figures(top, r)
-        got = [q for q in r.rows if 'total' in q]
-        low.plot([q['seconds']/60 for q in got], [q['total'] for q in got], 'k', lw=1)
-        low.set(yscale='log', xlabel='minutes')
-        low.legend(*top.get_legend_handles_labels(), fontsize=6, loc='upper center', bbox_to_anchor=(.5, -.6), frameon=False)
-    axs[1, 0].set_ylabel('total loss', fontsize=8)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GENERIC', 'STRANGERS', 'NORMAL', 'ANOMALOUS', 'TEMPLATES', 'SCENE_WORDS', 'OF_DEFECT', 'CLIP_CFG', 'CLIP_MEAN',
            'CLIP_STD', 'IMAGENET_MEAN', 'IMAGENET_STD', 'TOKENS', 'LESSONS', 'training_vocab', 'stored_vocab',
-           'draw_sentences', 'defect_sentences', 'teach_words', 'embed_patches', 'draw_windows', 'direction_loss',
-           'contrast_loss', 'pair_loss', 'patch_loss', 'aux_losses', 'lessons_at', 'draw_lesson', 'ClipTask',
-           'ensemble_ways', 'clip_scores']
+           'draw_sentences', 'defect_sentences', 'encode_short', 'teach_words', 'embed_patches', 'draw_windows',
+           'direction_loss', 'contrast_loss', 'pair_loss', 'patch_loss', 'aux_losses', 'lessons_at', 'draw_lesson',
+           'ClipTask', 'ensemble_ways', 'clip_scores']
 
 # %% ../../nbs/train/62_tiny_clip.ipynb #070b71b9
 import json
@@ -79,8 +79,21 @@ def defect_sentences(
     pick = lambda seq: seq[rng.integers(len(seq))]
     return [pick(TEMPLATES).replace('{}', pick(OF_DEFECT[d]).replace('{}', pick(GENERIC))) for d in synth.defects()]
 
+# %% ../../nbs/train/62_tiny_clip.ipynb #bfa74a22
+def encode_short(
+    net:torch.nn.Module, # open_clip's CLIP
+    rows:torch.Tensor,   # (N,places) rows of the table
+    end:int,             # Row of the end mark
+)->torch.Tensor:         # (N,D), as `net.encode_text`
+    "open_clip's forward pass, without the places that no sentence fills."
+    at = (rows == end).int().argmax(1)
+    n = int(at.max()) + 1
+    x = net.token_embedding(rows[:,:n]) + net.positional_embedding[:n]
+    x = net.ln_final(net.transformer(x, attn_mask=net.attn_mask[:n,:n]))
+    return x[torch.arange(len(x), device=at.device),at] @ net.text_projection
+
 # %% ../../nbs/train/62_tiny_clip.ipynb #4fcf51b0
-CLIP_CFG = dict(embed_dim=128, vision_cfg=dict(image_size=240, patch_size=16, width=128, layers=6, head_width=32, mlp_ratio=4.),
+CLIP_CFG = dict(embed_dim=128, vision_cfg=dict(image_size=240, patch_size=16, width=192, layers=6, head_width=32, mlp_ratio=4.),
     text_cfg=dict(context_length=32, width=128, heads=4, layers=2))
 CLIP_MEAN,CLIP_STD = (.48145466, .4578275, .40821073),(.26862954, .26130258, .27577711)
 IMAGENET_MEAN,IMAGENET_STD = (.485, .456, .406),(.229, .224, .225)
@@ -167,11 +180,13 @@ def pair_loss(
     return F.softplus(logit[0] - logit[1]).mean()
 
 def patch_loss(
-    logit:torch.Tensor, # (N,T)
-    cover:torch.Tensor, # (N,T) part of the patch that is defect, 0 to 1
+    logit:torch.Tensor, # (N,T), or any other shape
+    cover:torch.Tensor, # Same shape: part of the patch that is defect, 0 to 1
+    bad:float=.05,      # Covered by more than this: a defect
+    sound:float=.005,   # … by at most this: none; what lies between is left out
 )->torch.Tensor:        # Scalar
-    "Cross-entropy per patch, defect and sound patches with equal weight; patches barely touched are left out."
-    pos,neg = cover > .05,cover <= .005
+    "Cross-entropy per patch, defect and sound patches with equal weight."
+    pos,neg = cover > bad,cover <= sound
     ce = F.binary_cross_entropy_with_logits(logit, pos.float(), reduction='none')
     return (ce*pos).sum()/pos.sum().clamp(min=1) + (ce*neg).sum()/neg.sum().clamp(min=1)
 
@@ -183,18 +198,15 @@ def aux_losses(
     "Kind of the defect, and where in the patch it and the part are."
     kind,cells = mask[:,:,0].flatten(2).amax(-1).long(),(mask > 0).float().unflatten(-1, (4, 4)).unflatten(3, (4, 4)).mean((4, 6))
     hot,(bad,part) = cells[:,:,0].mean((2, 3)) > .05,out[...,10:].unflatten(-1, (2, 4, 4)).unbind(2)
-    pos,neg = cells[:,:,0] > .3,cells[:,:,0] < .05
-    ce = F.binary_cross_entropy_with_logits(bad, pos.float(), reduction='none')
-    return dict(kind=.5*F.cross_entropy(out[...,:10][hot], kind[hot]) if hot.any() else out.sum()*0,
-        cells=.5*((ce*pos).sum()/pos.sum().clamp(min=1) + (ce*neg).sum()/neg.sum().clamp(min=1)),
+    return dict(kind=.5*F.cross_entropy(out[...,:10][hot], kind[hot]) if hot.any() else out.sum()*0, cells=.5*patch_loss(bad, cells[:,:,0], .3, .05),
         part=.25*F.binary_cross_entropy_with_logits(part, cells[:,:,1]))
 
 # %% ../../nbs/train/62_tiny_clip.ipynb #b91e2c54
-TOKENS = 2400 # Tokens per step
+TOKENS = 2400 # Tokens per step and process
 LESSONS = ( # Until which part of the training: sides, share of the tokens, part of the patches kept
-    (.15, (((2, 3, 4, 5, 7), 1., 1.),)),
-    (.8, (((2, 3, 5, 7), .45, 1.), ((7, 9, 11, 15), .55, .6))),
-    (1., (((2, 3, 5, 7), .35, 1.), ((11, 15), .65, 1.))))
+    (.1, (((2, 3, 4, 5, 7), 1., 1.),)),
+    (.5, (((2, 3, 5, 7), .4, 1.), ((9, 11, 15), .6, .6))),
+    (1., (((2, 3, 5, 7), .35, 1.), ((15,), .65, 1.))))
 
 def lessons_at(
     progress:float, # Part of the training done, 0 to 1
@@ -216,7 +228,7 @@ def draw_lesson(
 # %% ../../nbs/train/62_tiny_clip.ipynb #ad432876
 class ClipTask(Task):
     "CLIP on pairs: windows first, whole pictures later."
-    name,blocks,muon_lr,pairs,lessons = 'clip',('resblocks',),3e-3,10,150
+    name,blocks,muon_lr,pairs,word_steps = 'clip',('resblocks',),3e-3,10,150
     def build(self):
         self.vocab = stored_vocab(self.home)
         self.words = Tokens(self.vocab, CLIP_CFG['text_cfg']['context_length'])
@@ -230,8 +242,8 @@ class ClipTask(Task):
             v.positional_embedding[1:] -= conv.flatten(1) @ p.mean(0)
             net.logit_scale.fill_(np.log(100.))
         net.logit_scale.requires_grad_(False)
-        teach_words(net, self.words, self.seed, self.lessons)
-        net.dense,net.aux = torch.nn.Parameter(torch.tensor([20., -2.])),torch.nn.Linear(len(conv), 42)
+        teach_words(net, self.words, self.seed, self.word_steps)
+        net.dense,net.aux = torch.nn.Parameter(torch.tensor([20., -2.])),torch.nn.Linear(CLIP_CFG['embed_dim'], 42)
         return net
 
     def normal(self, x):
@@ -285,7 +297,7 @@ def losses(self:ClipTask, b:dict, progress:float):
     "Losses by name, those of small and of large windows apart."
     normal,anom,_ = b['text']
     with sdpa_kernel(SDPBackend.MATH) if self.device.type == 'cpu' else nullcontext():
-        with self.half(): t = _unit(self.net.encode_text(self.words(normal + anom + b['named']).to(self.device)))
+        with self.half(): t = _unit(encode_short(self.net, self.words(normal + anom + b['named']).to(self.device), int(self.words.rows[self.words.end])))
         k = 2*len(normal)
         parts = {name: self.part_losses(*cut, t[:k].view(2, len(normal), -1), t[k:]) for name,cut in zip(('win', 'full'), b['cut'])}
     return {f'{name}_{k}': v for name,part in parts.items() for k,v in part.items()}
@@ -326,11 +338,11 @@ def clip_scores(
 # %% ../../nbs/train/62_tiny_clip.ipynb #5f52e8de
 @patch
 def validate(self:ClipTask, n=96, every=7):
-    "AUROC of pictures and of patches, pairs in the right order, spread of the logit."
+    "AUROC of whole pictures, of tiles and of patches, pairs in the right order, spread of the logit."
     out = {}
     for split in ('train', 'held'):
         score,pat,cov,_ = clip_scores(self, split, n, every)
-        out |= {f'auroc_{split}': _auroc(np.tile([0, 1], len(score)), score.ravel()), f'patch_{split}': _auroc(cov.ravel() > .05, pat.ravel()),
+        out |= {f'{view}_{split}': _auroc(np.tile([0, 1], len(s)), s.ravel()) for view,s in (('whole', score[::2]), ('tile', score[1::2]))} | {f'patch_{split}': _auroc(cov.ravel() > .05, pat.ravel()),
             f'pairs_{split}': round(float((score[:,1] > score[:,0]).mean()), 3), f'logit_{split}': [round(float(a), 2) for a in np.quantile(score, (.1, .5, .9))]}
     return out
 

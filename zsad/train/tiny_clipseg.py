@@ -15,13 +15,14 @@ from ..data import synth
 from ..models.clip import Tokens
 from ..models.clipseg import small_clipseg
 from ..models.weights import save_weights
+from ..pipeline.pixel import harmonic_mean
 from ..pipeline.prompts import LOCALISING, distinct_weights
 from .tiny import Task, averaged, rng_of, _auroc, _val_pairs
 from .tiny_clip import CLIP_MEAN, CLIP_STD, GENERIC, IMAGENET_MEAN, IMAGENET_STD, SCENE_WORDS, STRANGERS, TEMPLATES, stored_vocab
 
 # %% ../../nbs/train/63_tiny_clipseg.ipynb #1dbfde37
-CLIPSEG_CFG = dict(projection_dim=128, reduce_dim=40, extract_layers=[1, 3, 5], decoder_num_attention_heads=4, decoder_intermediate_size=160, use_complex_transposed_convolution=True,
-    vision_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4, image_size=240, patch_size=16, hidden_act='gelu'),
+CLIPSEG_CFG = dict(projection_dim=128, reduce_dim=64, extract_layers=[1, 3, 5], decoder_num_attention_heads=4, decoder_intermediate_size=256, use_complex_transposed_convolution=True,
+    vision_config=dict(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, image_size=240, patch_size=16, hidden_act='gelu'),
     text_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32, hidden_act='gelu'))
 
 # %% ../../nbs/train/63_tiny_clipseg.ipynb #6dea531f
@@ -177,13 +178,13 @@ def clipseg_maps(
     "Harmonic mean over the localising prompts, on new pairs."
     net,(x,kinds) = averaged(task),_val_pairs(task, split, n)
     uniq,count = distinct_weights(LOCALISING)
-    w,maps,iou = torch.tensor(count, dtype=torch.float32, device=task.device)[:,None,None],[],[]
+    maps,iou = [],[]
     for pair,k in zip(x, kinds):
         texts = [*uniq, f'a photo of a {k}.']
         with task.half():
             taps = task.taps(net, pair[...,:3])
             p = torch.stack([task.decode(net, taps, torch.full((len(texts),), i), texts) for i in (0, 1)]).sigmoid()
-        maps.append((w.sum()/(w/p[:,:-1].clamp(min=1e-4)).sum(1))[:,::2,::2].cpu().numpy())
+        maps.append(harmonic_mean(p[:,:-1,::2,::2], count).cpu().numpy())
         o,t = p[:,-1].cpu().numpy() > .5,pair[...,4] > 0
         iou.append((o & t).sum()/max(1, (o | t).sum()))
     return np.stack(maps),x[:,:,::2,::2,3] > 0,iou
