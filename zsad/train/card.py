@@ -60,7 +60,7 @@ class Run:
 
     def said(self, fact):
         "All values of a fact in the log, one after the other."
-        seen = [r[fact] for r in self.rows if fact in r] or [self.facts[fact]]*(fact in self.facts)
+        seen = [r[fact] for r in self.rows if fact in r] or [v for v in [self.facts.get(fact)] if v is not None]
         return ', then '.join(str(v) for i, v in enumerate(seen) if not i or v != seen[i - 1]) or 'not logged'
 
     @property

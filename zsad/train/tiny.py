@@ -35,49 +35,34 @@ def rng_of(
 # %% ../../nbs/train/60_tiny.ipynb #1dbeb264
 AREA = .002, .03 # Defects as a part of the picture
 
-def _scene(kind, defect, side, seed, rng):
-    "One scene without and with the defect; (2,side,side,5) uint8."
+def _shrunk(x, size, how): return np.array(Image.fromarray(x).resize((size, size), how))
+
+def _pair(kind, defect, size, seed, rng):
+    "The same scene twice, without and with the defect; (2,size,size,5) uint8."
     fill = synth.KINDS[kind].fill
     n = 1 if fill or rng.random() < .5 else int(rng.integers(2, 10))
     if fill and defect in ('broken', 'missing part'): defect = 'hole'
-    duo = [synth.render(kind, d, size=side, parts=n, seed=seed, area=AREA, extras=.3) for d in (None, defect)]
-    return np.stack([np.dstack([r.img, r.gt, r.parts.astype(np.uint8)]) for r in duo])
-
-def _shrunk(x, size):
-    "Picture and masks (s,s,5), smaller."
-    to = lambda a,how: np.array(Image.fromarray(np.ascontiguousarray(a)).resize((size, size), how))
-    return np.dstack([to(x[...,:3], Image.BILINEAR), to(x[...,3], Image.NEAREST), to(x[...,4], Image.NEAREST)])
-
-# %% ../../nbs/train/60_tiny.ipynb #365affd9
-def _tile(duo, size, rng):
-    "The scene's tile: the square around the part that has the defect."
-    bad,part = duo[1,...,3] > 0,duo[0,...,4]
-    own = bad | (part == np.bincount(part[bad], minlength=2)[1:].argmax() + 1)
-    spots = np.argwhere(bad if own.mean() > .8 else own)
-    lo,hi = spots.min(0),spots.max(0) + 1
-    side = int(np.clip((hi - lo).max()*rng.uniform(.95, 1.2), size*rng.uniform(1, 1.2), len(bad)))
-    y,x = np.clip((lo + hi - side)/2 + side*rng.uniform(-.12, .12, 2), 0, len(bad) - side).astype(int)
-    return duo[:,y:y+side,x:x+side]
+    s = size if rng.random() < .7 else size*3//2
+    duo = [synth.render(kind, d, size=s, parts=n, seed=seed, area=AREA, extras=.3) for d in (None, defect)]
+    return np.stack([np.dstack([_shrunk(r.img, size, Image.BILINEAR), *(_shrunk(a.astype(np.uint8), size, Image.NEAREST) for a in (r.gt, r.parts))]) for r in duo])
 
 # %% ../../nbs/train/60_tiny.ipynb #ce3f2176
 def render_shard(
     number:int,        # Shards of different numbers share no picture
     split:str="train", # Kinds to draw from, as in `kinds`
-    pairs:int=16,      # Pairs in the shard: two of each scene
+    pairs:int=16,      # Pairs in the shard
     size:int=240,      # Side of the pictures in pixels
 )->tuple[np.ndarray,np.ndarray]: # (n,2,s,s,5) uint8: red, green, blue, defect, part; and (n,) nouns
-    "Pairs of pictures, a flawless one and the same with a defect: even ones are whole, odd ones the tile of the one before."
+    "Pairs of pictures: a flawless one, and the same with a defect."
     rng,kinds = rng_of(60, number),synth.kinds(split)
     odd,named = ([k for k in kinds if (k in synth.NAMELESS) == b] for b in (True, False))
     pick = lambda seq: str(seq[rng.integers(len(seq))])
     out,nouns = [],[]
     while len(out) < pairs:
         kind = pick(odd if odd and rng.random() < .35 else named)
-        duo = _scene(kind, pick(synth.defects()), 2*size, int(rng.integers(2**31)), rng)
-        if (duo[1,...,3] > 0).mean() < .0008: continue
-        out += [np.stack([_shrunk(x, size) for x in view]) for view in (duo, _tile(duo, size, rng))]
-        nouns += [kind]*2
-    return np.stack(out[:pairs]),np.array(nouns[:pairs])
+        duo = _pair(kind, pick(synth.defects()), size, int(rng.integers(2**31)), rng)
+        if (duo[1,...,3] > 0).mean() > .0008: out.append(duo); nouns.append(kind)
+    return np.stack(out),np.array(nouns)
 
 # %% ../../nbs/train/60_tiny.ipynb #86f3640a
 def renderer_code()->bytes: # Source text
@@ -85,7 +70,7 @@ def renderer_code()->bytes: # Source text
     here = Path(synth.__file__).parent
     return b''.join((here/f'{m}.py').read_bytes().replace(b'\r\n', b'\n') for m in ('relief', 'stock', 'synth'))
 
-RENDERER = hashlib.sha256(renderer_code() + ''.join(getsource(f).strip() for f in (_scene, _shrunk, _tile, render_shard)).encode()).hexdigest()[:8]
+RENDERER = hashlib.sha256(renderer_code() + ''.join(getsource(f).strip() for f in (_shrunk, _pair, render_shard)).encode()).hexdigest()[:8]
 
 def _write_atomically(path, write):
     "Let `write` fill a temporary file, then move it into place."
@@ -152,8 +137,8 @@ def draw_pairs(
     step:int,        # Training step
     n:int,           # Pairs to draw
     seed:int=0,      # Seed of the training
-    fresh:float=.02, # New pairs per drawn pair
-    start:int=12_288, # Pairs there are at step 0
+    fresh:float=.05, # New pairs per drawn pair
+    start:int=14_336, # Pairs there are at step 0
     keep:int=16_384, # Older pairs are not drawn again
 )->tuple[np.ndarray,np.ndarray]: # (n,2,s,s,5) uint8 and (n,) kinds
     "The pairs of one step: a pure function of seed and step."
@@ -166,7 +151,7 @@ def schedule(
     progress:float,  # Part of the training done, 0 to 1
     step:int,        # Steps done
     warm:int=50,     # Steps of warming up
-    decay:float=.5,  # Part of the training in which the rate falls
+    decay:float=.35, # Part of the training in which the rate falls
 )->float:            # Factor of the peak learning rate
     "Warm up, stay, then fall in a straight line."
     return min(1, (step + 1)/warm)*min(1, max(.01, (1 - progress)/decay))

@@ -21,8 +21,8 @@ from .tiny import Task, averaged, rng_of, _auroc, _val_pairs
 from .tiny_clip import CLIP_MEAN, CLIP_STD, GENERIC, IMAGENET_MEAN, IMAGENET_STD, SCENE_WORDS, STRANGERS, TEMPLATES, stored_vocab
 
 # %% ../../nbs/train/63_tiny_clipseg.ipynb #1dbfde37
-CLIPSEG_CFG = dict(projection_dim=128, reduce_dim=64, extract_layers=[1, 3, 5], decoder_num_attention_heads=4, decoder_intermediate_size=256, use_complex_transposed_convolution=True,
-    vision_config=dict(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, image_size=240, patch_size=16, hidden_act='gelu'),
+CLIPSEG_CFG = dict(projection_dim=128, reduce_dim=40, extract_layers=[1, 3, 5], decoder_num_attention_heads=4, decoder_intermediate_size=160, use_complex_transposed_convolution=True,
+    vision_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4, image_size=240, patch_size=16, hidden_act='gelu'),
     text_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32, hidden_act='gelu'))
 
 # %% ../../nbs/train/63_tiny_clipseg.ipynb #6dea531f
@@ -85,7 +85,7 @@ def draw_questions(
         for t,m in asks: texts.append(t); which.append(i); target.append(m)
     return texts,np.array(which),np.stack(target)
 
-# %% ../../nbs/train/63_tiny_clipseg.ipynb #def39eb0
+# %% ../../nbs/train/63_tiny_clipseg.ipynb #991f9c67
 def mask_loss(
     logits:torch.Tensor, # (N,H,W)
     target:torch.Tensor, # (N,H,W) 0 or 1
