@@ -282,7 +282,7 @@ def _embed(self:WinCLIP, crops):
 def _zero_shot(self:WinCLIP, emb, obj):
     "Scores (Eq. 1) of the pictures and of their windows, and the joined map (Eq. 3)."
     n, a = self._arrows(obj)[:, None]
-    s = {k: class_scores(e.flatten(0, -2), n, a, tau=self.tau).view(e.shape[:-1]) for k, e in emb.items()}
+    s = {k: class_scores(emb[k].flatten(0, -2), n, a, tau=self.tau).view(emb[k].shape[:-1]) for k in ['image', *self.sides]}
     hw = tuple(self.clip.model.visual.grid_size)
     maps = {'image': s['image'][:, None, None].expand(-1, *hw), **{k: harmonic_map(s[k], hw, k) for k in self.sides}}
     return s, join_scales([maps[k] for k in self.options.scales])
@@ -322,11 +322,13 @@ def _explain(self:WinCLIP, look, obj, score):
 
 # %% ../../nbs/baselines/41_winclip.ipynb #c3d9d261
 @patch
-def _look(self:WinCLIP, crops, boxes, obj):
+def _records(self:WinCLIP, emb, boxes, obj):
     "What is kept of each crop of a batch."
-    emb = self._embed(crops)
     s, amap = self._zero_shot(emb, obj)
     return [dict(score=float(s['image'][i]), amap=amap[i], image=emb['image'][i], loud=self._loud({k: e[i] for k, e in emb.items()}, {k: v[i] for k, v in s.items()}, b)) for i, b in enumerate(boxes)]
+
+@patch
+def _look(self:WinCLIP, crops, boxes, obj): return self._records(self._embed(crops), boxes, obj)
 
 @patch
 def _finish(self:WinCLIP, img, boxes, look, obj):
@@ -334,11 +336,15 @@ def _finish(self:WinCLIP, img, boxes, look, obj):
     amap = join_crops(torch.stack([c['amap'] for c in look]), boxes, img.shape[:2])
     return Prediction(score, amap, obj, self._explain(look, obj, score))
 
-# %% ../../nbs/baselines/41_winclip.ipynb #fc0aac1e
+# %% ../../nbs/baselines/41_winclip.ipynb #242035a6
+@patch
+def _boxes(self:WinCLIP, hw):
+    "What is looked at in a picture of this height and width."
+    return crop_boxes(hw, self.clip.model.visual.image_size) if self.options.resize == 'crops' else [(0, 0, hw[1], hw[0])]
+
 @patch
 def _predict(self:WinCLIP, imgs, obj):
-    obj, tower = clean_obj(obj), self.clip.model.visual.image_size
-    boxes = [crop_boxes(i.shape[:2], tower) if self.options.resize == 'crops' else [(0, 0, i.shape[1], i.shape[0])] for i in imgs]
+    obj, boxes = clean_obj(obj), [self._boxes(i.shape[:2]) for i in imgs]
     queue, out, looks = [(n, b) for n, bs in enumerate(boxes) for b in bs], [], {}
     for at in range(0, len(queue), self.options.batch):
         part = queue[at:at + self.options.batch]
