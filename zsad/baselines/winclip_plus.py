@@ -43,10 +43,10 @@ def association_maps(
     emb:dict,       # Features of N pictures: 'patches' (N,P,width), and (N,windows,D) for each side of windows
     memory:dict,    # Under the same keys, (m,·) unit vectors each
     grid_hw:tuple   # Rows and columns of patches
-)->tuple:           # Maps by key, (N,rows,columns) in [0, 1]; and the index of the nearest memory by key, (N, features)
+)->tuple:           # Maps by key, (N,rows,columns) in [0, 1]; and what `associate` said by key, two of (N, features)
     "One map for each memory (Eq. 4)."
     near = {k: associate(emb[k], memory[k]) for k in memory}
-    return {k: d.view(-1, *grid_hw) if k == 'patches' else harmonic_map(d, grid_hw, k) for k, (d, _) in near.items()}, {k: i for k, (_, i) in near.items()}
+    return {k: d.view(-1, *grid_hw) if k == 'patches' else harmonic_map(d, grid_hw, k) for k, (d, _) in near.items()}, near
 
 # %% ../../nbs/baselines/43_winclip_plus.ipynb #3c862864
 @dataclass
@@ -148,7 +148,7 @@ def _look(self:WinCLIPPlus, crops, boxes, obj):
     mean = torch.stack(list(maps.values())).mean(0)
     found = self._records(emb, boxes, obj)
     for i, c in enumerate(found):
-        c.update(visual=mean[i], peak=float(mean[i].max()), maps={k: m[i] for k, m in maps.items()}, strange=self._strange(maps, near, i, boxes[i]))
+        c.update(visual=mean[i], peak=float(mean[i].max()), maps={k: m[i] for k, m in maps.items()}, strange=self._strange(near, i, boxes[i]))
     return found
 
 @patch
@@ -161,15 +161,14 @@ def _finish(self:WinCLIPPlus, img, boxes, look, obj):
 
 # %% ../../nbs/baselines/43_winclip_plus.ipynb #c7239276
 @patch
-def _strange(self:WinCLIPPlus, maps, near, i, box, k=2):
+def _strange(self:WinCLIPPlus, near, i, box, k=2):
     "The places of one crop that are farthest from the memory."
     hw, rows = tuple(self.clip.model.visual.grid_size), []
-    for key, at in near.items():
+    for key, (dist, at) in near.items():
         side = 1 if key == 'patches' else key
-        dist = maps[key][i].flatten() if side == 1 else maps[key][i].unfold(0, side, 1).unfold(1, side, 1).amax((-1, -2)).flatten()
-        for w in _apart(dist.argsort(descending=True).tolist(), side, hw, k):
-            photo, crop, n = self.memory.place(key, int(at[i][w]))
-            rows.append(dict(what='patch' if side == 1 else f'window {side}×{side}', box=_window_box(w, side, hw, box), distance=float(dist[w]), photo=photo, nearest=_window_box(n, side, hw, crop)))
+        for w in _apart(dist[i].argsort(descending=True).tolist(), side, hw, k):
+            photo, crop, n = self.memory.place(key, int(at[i, w]))
+            rows.append(dict(what='patch' if key == 'patches' else f'window {side}×{side}', box=_window_box(w, side, hw, box), distance=float(dist[i, w]), photo=photo, nearest=_window_box(n, side, hw, crop)))
     return rows
 
 @patch
