@@ -186,7 +186,7 @@ class WinOptions:
     scales:tuple=('image', 2, 3)  # What the map is joined from: "image" and sides of windows in patches
     resize:str='squash'           # "squash": the whole picture into the network's shape; "crops": overlapping crops of that shape
     epoch:str='e31'               # "e31" or "e32": which of the two published files, for weights="paper" and "light"
-    arch:str|None=None            # Name of the network in a file of your own; None: told by its shapes
+    arch:str|dict|None=None       # Name or configuration of the network in a file of your own; None: told by its shapes
     batch:int=8                   # Pictures or crops per forward pass; changes memory, not results
 
     def __post_init__(self): _check(self)

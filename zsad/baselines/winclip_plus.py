@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dataclasses import dataclass
 from fastcore.basics import patch
 from torch import Tensor
-from .winclip import WinCLIP, WinOptions, _apart, _window_box, crop_boxes, embed_windows, harmonic_map, join_crops, patch_tokens, prepare_hw
+from .winclip import WinCLIP, WinOptions, _apart, _window_box, embed_windows, harmonic_map, join_crops, patch_tokens, prepare_hw
 from ..core import Explanation, Prediction, load_image, register_detector
 from ..pipeline.prompts import clean_obj
 
