@@ -49,11 +49,22 @@ def patch_tokens(
     if x.shape[1:] != visual.positional_embedding.shape: raise ValueError(f'the tower reads {tuple(visual.image_size)} pixels, got {tuple(px.shape[2:])}')
     return visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
 
-# %% ../../nbs/baselines/41_winclip.ipynb #0e2c0099
-def _last(block, x): # The plain block, for the class token only: (N,L,D) to (N,1,D)
-    h = block.ln_1(x)
-    x = x[:, :1] + block.ls_1(block.attention(h[:, :1], h, h))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+# %% ../../nbs/baselines/41_winclip.ipynb #f282de94
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+
+def _linear(x, w, b, gelu=False): # x·wᵀ + b, then the exact GELU if wanted
+    if _ONEDNN and x.device.type == 'cpu' and x.dtype == torch.float32: return torch.ops.mkldnn._linear_pointwise(x, w, b, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
+    return F.gelu(F.linear(x, w, b)) if gelu else F.linear(x, w, b)
+
+# %% ../../nbs/baselines/41_winclip.ipynb #6e31f0fe
+def _block(b, x, first=False): # open_clip's ResidualAttentionBlock on (N,L,D); first: for the class token only, (N,1,D)
+    a, m, (N, L, D) = b.attn, b.mlp, x.shape
+    q, k, v = _linear(b.ln_1(x), a.in_proj_weight, a.in_proj_bias).view(N, L, 3, a.num_heads, -1).permute(2, 0, 3, 1, 4)
+    if first: x, q = x[:, :1], q[:, :, :1]
+    x = x + b.ls_1(_linear(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(N, -1, D), a.out_proj.weight, a.out_proj.bias))
+    exact = type(m.gelu) is torch.nn.GELU and m.gelu.approximate == 'none'
+    h = _linear(b.ln_2(x), m.c_fc.weight, m.c_fc.bias, gelu=exact)
+    return x + b.ls_2(_linear(h if exact else m.gelu(h), m.c_proj.weight, m.c_proj.bias))
 
 # %% ../../nbs/baselines/41_winclip.ipynb #cb511ee9
 def class_answer(
@@ -61,10 +72,9 @@ def class_answer(
     tokens:Tensor # (N,L,width) sequences whose first token is the class token, as from `patch_tokens`
 )->Tensor:      # (N,D) float32, unit rows
     "The tower's answer to sequences of tokens."
-    *blocks, last = visual.transformer.resblocks
-    if type(last) is open_clip.transformer.ResidualAttentionBlock and visual.transformer.batch_first:
-        for b in blocks: tokens = b(tokens)
-        tokens = _last(last, tokens)
+    blocks = visual.transformer.resblocks
+    if all(type(b) is open_clip.transformer.ResidualAttentionBlock and b.attn.in_proj_weight is not None for b in blocks):
+        for i, b in enumerate(blocks): tokens = _block(b, tokens, first=i == len(blocks) - 1)
     else: tokens = visual.transformer(tokens)
     return F.normalize((visual.ln_post(tokens[:, 0]) @ visual.proj).float(), dim=-1)
 
