@@ -195,7 +195,7 @@ def _checked_name(obj:str)->str:
     return obj.strip()
 
 # %% ../nbs/00_core.ipynb #d74e34ee
-_modules = {'vvv': 'zsad.pipeline.vvv'}   # detector name → the module that registers it
+_modules = {'vvv': 'zsad.pipeline.vvv', 'april-gan': 'zsad.baselines.april_gan'}   # detector name → the module that registers it
 _classes = {}
 
 def register_detector(
