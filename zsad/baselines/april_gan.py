@@ -213,13 +213,13 @@ def check_fit(
 # %% ../../nbs/baselines/42_april_gan.ipynb #59989128
 def gaps(
     embs:list,          # Per tap (N,g²,D) unit vectors, from `Heads`
-    text:Tensor,        # (2,D) unit rows: normal, anomalous
+    text:Tensor,        # (2,D) unit rows: normal, anomalous; or (N,2,D), a pair for each picture
     scale:float=100.    # Factor of the cosines
 )->Tensor:              # (N,L,g,g): how much more anomalous than normal each patch sounds at each tap
     "`scale` times the difference of a patch's two cosines."
-    axis = (text[1] - text[0]).to(embs[0])
+    axis = (text[..., 1, :] - text[..., 0, :]).to(embs[0])[..., None]
     g = math.isqrt(embs[0].shape[1])
-    return torch.stack([scale*(e @ axis) for e in embs], 1).unflatten(-1, (g, g))
+    return torch.stack([scale*(e @ axis)[..., 0] for e in embs], 1).unflatten(-1, (g, g))
 
 def spread(
     maps:Tensor,    # (L,g,g) float
