@@ -287,7 +287,8 @@ def _epoch_over(run, out, seconds, facts):
     "Log, heads and checkpoint; the clock starts anew."
     run.seconds += seconds
     focal, dice = np.mean(run.losses[-run.per_epoch:], 0).tolist()
-    row = dict(epoch=run.step//run.per_epoch, step=run.step, loss=focal + dice, focal=focal, dice=dice, seconds=round(run.seconds, 1), hardware=hardware(run.data.taps.clip.device))
+    course = [np.mean(part, 0).round(4).tolist() for part in np.array_split(run.losses[-run.per_epoch:], min(10, run.per_epoch))]
+    row = dict(epoch=run.step//run.per_epoch, step=run.step, loss=focal + dice, focal=focal, dice=dice, course=course, seconds=round(run.seconds, 1), hardware=hardware(run.data.taps.clip.device))
     rows = [r for r in read_log(out/'log.jsonl') if r['epoch'] < row['epoch']] if (out/'log.jsonl').exists() else []
     _write_atomically(out/'log.jsonl', lambda tmp: tmp.write_text(''.join(json.dumps(r) + '\n' for r in [*rows, row]), encoding='utf8'))
     save_heads(out/'april.safetensors', run.heads, run.made_for, recipe=asdict(run.recipe), pictures=len(run.data.samples), epochs=row['epoch'], loss=round(row['loss'], 4), **facts)
@@ -311,19 +312,18 @@ def judge_heads(
     pixel = roc_auc_score(np.stack(msks).ravel(), np.stack(maps).ravel())
     return dict(pixel_auroc=round(float(pixel), 3), image_auroc=round(float(roc_auc_score([s.label for s in samples], scores)), 3), pictures=len(samples))
 
-# %% ../../nbs/train/61_april_heads.ipynb #6cf4268c
+# %% ../../nbs/train/61_april_heads.ipynb #ba005752
 def loss_curve(
-    losses:list,        # (focal, dice) per step, as `Training.losses` keeps them
-    per_epoch:int       # Steps per epoch
-)->None:                # Draws; `plt.gcf()` is the figure
-    "Losses per step, and their mean per epoch."
-    x = np.asarray(losses)
+    rows:list   # Lines of `log.jsonl`, from `read_log`
+)->None:        # Draws; `plt.gcf()` is the figure
+    "Losses over the steps, and their mean per epoch."
     _, axs = plt.subplots(1, 2, figsize=(7, 2.6), layout='constrained')
-    for ax, y, name in zip(axs, x.T, ('focal', 'dice')):
-        ax.plot(np.arange(1, len(y) + 1), y, lw=.7, color='.6')
-        ends = np.arange(per_epoch, len(y) + 1, per_epoch)
-        ax.plot(ends, [y[e - per_epoch:e].mean() for e in ends], 'o-', color='C0', ms=4)
-        ax.set(xlabel='step', title=f'{name}, four taps together', ylim=(0, None))
+    ends = [0] + [r['step'] for r in rows]
+    for ax, i, name in zip(axs, (0, 1), ('focal', 'dice')):
+        x = [a + (b - a)*(k + .5)/len(r['course']) for a, b, r in zip(ends, ends[1:], rows) for k in range(len(r['course']))]
+        ax.plot(x, [c[i] for r in rows for c in r['course']], lw=.7, color='.6')
+        ax.plot(ends[1:], [r[name] for r in rows], 'o-', color='C0', ms=4)
+        ax.set(xlabel='step', title=f'{name}, sum of the taps')
 
 # %% ../../nbs/train/61_april_heads.ipynb #f0042508
 def data_of(
@@ -352,13 +352,15 @@ def main(
     device:str='',              # torch device; empty: the best that is there
     room:float=2000,            # Megabytes for what the frozen network said
     every:float=60,             # Seconds between two checkpoints
-    judge:int=0,                # Rendered pictures of held-out kinds to judge the heads on at the end
-    export:str=''               # Copy the heads to this file when they are done
+    judge:int=0,                # Rendered pictures of held-out kinds to judge the heads on when they are done
+    export:str=''               # Write the heads to this file when they are done, with the figures of the judging
 ):
     "Train APRIL-GAN's heads on one dataset for use on another; the same command after a kill goes on."
     net = Clip.load(_clip_source(clip) if clip in PROFILES else {'clip': clip}, device or None, 'float32', arch=arch or ('ViT-L-14-336' if clip in ('paper', 'light') else None))
     taps = Taps(net, size=size or None)
     run = train_heads(Tokened(data_of(data, taps.size), taps, room), out, Recipe(epochs, batch, mosaics=mosaics, seed=seed), every, facts=dict(data=data))
-    if export: save_heads(export, run.heads, run.made_for, recipe=asdict(run.recipe), data=data, pictures=len(run.data.samples), epochs=epochs, loss=read_log(Path(out)/'log.jsonl')[-1]['loss'])
-    for r in read_log(Path(out)/'log.jsonl'): print(f"epoch {r['epoch']}: focal {r['focal']:.4f}, dice {r['dice']:.4f}")
-    if judge: print(judge_heads(AprilGan.from_models(net, run.heads, run.made_for), drawn_parts(judge, taps.size, 'held', (), seed + 1)))
+    rows = read_log(Path(out)/'log.jsonl')
+    for r in rows: print(f"epoch {r['epoch']}: focal {r['focal']:.4f}, dice {r['dice']:.4f}")
+    facts = dict(recipe=asdict(run.recipe), data=data, pictures=len(run.data.samples), focal=rows[-1]['focal'], dice=rows[-1]['dice'], minutes=round(rows[-1]['seconds']/60, 1), hardware=rows[-1]['hardware'])
+    if judge: facts['judged'] = judge_heads(AprilGan.from_models(net, run.heads, run.made_for), drawn_parts(judge, taps.size, 'held', (), seed + 1)); print(facts['judged'])
+    if export: save_heads(export, run.heads, run.made_for, **facts)
