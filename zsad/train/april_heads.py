@@ -279,7 +279,7 @@ def train_heads(
     steps:int|None=None,        # Stop after so many steps in this call; the next call goes on
     progress:bool=True,         # Show a bar?
     arch:str|None=None,         # open_clip's name of the CLIP, for a checkpoint that does not say it
-    facts:dict=None             # Further facts for the header of the file
+    facts:dict=None             # Further facts for the log and for the header of the file
 )->Training:                    # With the trained `.heads`
     "Train heads; the same call after a kill goes on and ends with the same bits."
     from tqdm import tqdm
@@ -301,7 +301,7 @@ def _epoch_over(run, out, seconds, facts):
     run.seconds += seconds
     focal, dice = np.mean(run.losses[-run.per_epoch:], 0).tolist()
     course = [np.mean(part, 0).round(4).tolist() for part in np.array_split(run.losses[-run.per_epoch:], min(10, run.per_epoch))]
-    row = dict(epoch=run.step//run.per_epoch, step=run.step, loss=focal + dice, focal=focal, dice=dice, course=course, seconds=round(run.seconds, 1), hardware=hardware(run.data.taps.clip.device))
+    row = dict(epoch=run.step//run.per_epoch, step=run.step, loss=focal + dice, focal=focal, dice=dice, course=course, pictures=len(run.data.samples), **facts, seconds=round(run.seconds, 1), hardware=hardware(run.data.taps.clip.device))
     rows = [r for r in read_log(out/'log.jsonl') if r['epoch'] < row['epoch']] if (out/'log.jsonl').exists() else []
     _write_atomically(out/'log.jsonl', lambda tmp: tmp.write_text(''.join(json.dumps(r) + '\n' for r in [*rows, row]), encoding='utf8'))
     save_heads(out/'april.safetensors', run.heads, run.made_for, recipe=asdict(run.recipe), pictures=len(run.data.samples), epochs=row['epoch'], loss=round(row['loss'], 4), **facts)
