@@ -196,7 +196,7 @@ def _checked_name(obj:str)->str:
 
 # %% ../nbs/00_core.ipynb #d74e34ee
 _modules = {'vvv': 'zsad.pipeline.vvv', 'clip-ac': 'zsad.baselines.clip_ac', 'winclip': 'zsad.baselines.winclip',
-    'winclip+': 'zsad.baselines.winclip_plus'}   # detector name → the module that registers it
+    'winclip+': 'zsad.baselines.winclip_plus', 'april-gan': 'zsad.baselines.april_gan'}   # detector name → the module that registers it
 _classes = {}
 
 def register_detector(

@@ -63,6 +63,12 @@ _sam_b = WeightFile('sam/sam_vit_b_01ec64.pth', _sam + 'sam_vit_b_01ec64.pth', 3
 _isnet = WeightFile('isnet/isnet-general-use.pth',
     'https://huggingface.co/NimaBoscarino/IS-Net_DIS-general-use/resolve/72cb986fa599618233362d8c5552b0238184c7bd/isnet-general-use.pth',
     176.6, '9e1aafea58f0b55d0c35077e0ceade6ba1ba2bce372fd4f8f77215391f3fac13', 'Apache-2.0', size=176_579_397)
+_heads = 'https://github.com/ByChelsea/VAND-APRIL-GAN/raw/master/exps/pretrained/'
+_april = WeightFile('april/mvtec_pretrained.pth', _heads + 'mvtec_pretrained.pth', 12.6, '', 'MIT', beside=(
+    WeightFile('april/visa_pretrained.pth', _heads + 'visa_pretrained.pth', 12.6, '', 'MIT'),
+    WeightFile('april/ViT-L-14-336px.pt', 'https://openaipublic.azureedge.net/clip/models/'
+        '3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt', 934,
+        '3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02', 'MIT', arch='ViT-L-14-336')))
 
 # %% ../../nbs/models/20_weights.ipynb #31cd6f0c
 class Profile(dict):
@@ -75,9 +81,9 @@ class Profile(dict):
 # %% ../../nbs/models/20_weights.ipynb #111feeb2
 MODELS = ('clip', 'clipseg', 'sam', 'isnet')
 PROFILES = dict(
-    paper=Profile(clip=_clip, clipseg=_clipseg, sam=_sam_h, isnet=_isnet),
-    light=Profile(clip=_clip, clipseg=_clipseg, sam=_sam_b, isnet=_isnet),
-    tiny=Profile({m: WeightFile(f'{m}.safetensors', '', 0., '', 'Apache-2.0') for m in MODELS}))
+    paper=Profile(clip=_clip, clipseg=_clipseg, sam=_sam_h, isnet=_isnet, april=_april),
+    light=Profile(clip=_clip, clipseg=_clipseg, sam=_sam_b, isnet=_isnet, april=_april),
+    tiny=Profile({m: WeightFile(f'{m}.safetensors', '', 0., '', 'Apache-2.0') for m in (*MODELS, 'april')}))
 
 # %% ../../nbs/models/20_weights.ipynb #095b1a9b
 EXTRAS = {'clip-e32': WeightFile('clip/vit_b_16_plus_240-laion400m_e32-699c4b84.pt',
@@ -105,7 +111,7 @@ class WeightsMissing(FileNotFoundError): "A file of weights is not where it shou
 # %% ../../nbs/models/20_weights.ipynb #e75c7a58
 def weights_path(
     weights,    # `"paper"`, `"light"`, `"tiny"`, or a mapping from the name of a model to a file of your own
-    model:str   # `"clip"`, `"clipseg"`, `"sam"` or `"isnet"`
+    model:str   # `"clip"`, `"clipseg"`, `"sam"`, `"isnet"` or `"april"`
 )->Path:        # The file (or folder), which exists
     "Where the weights of a model lie; raises `WeightsMissing` when they are not there."
     if isinstance(weights, Mapping):
@@ -216,6 +222,7 @@ def fetch_file(
         if not got.startswith(f.sha256):
             part.unlink()
             raise FetchError(f'{f.url}: checksum {got[:len(f.sha256)]} instead of {f.sha256}; what was received is removed, nothing was installed')
+        if not f.sha256: warnings.warn(f'{path}: its publisher states no checksum, so nothing could be compared; it is {got}')
         os.replace(part, path)
     return path
 
@@ -269,7 +276,7 @@ def _read_safetensors(path):
 def _read_torch(path, mmap):
     import torch
     obj = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
-    inner = next((obj[k] for k in ('state_dict', 'model') if isinstance(obj, Mapping) and isinstance(obj.get(k), Mapping)), obj)
+    inner = next((obj[k] for k in ('state_dict', 'model', 'trainable_linearlayer') if isinstance(obj, Mapping) and isinstance(obj.get(k), Mapping)), obj)
     if not isinstance(inner, Mapping): raise BadWeights(f'{path} holds a {type(inner).__name__}, not a dictionary of tensors')
     state = {k: v for k, v in inner.items() if isinstance(v, torch.Tensor)}
     if not state: raise BadWeights(f'{path} holds no tensors, only {", ".join(map(str, list(inner)[:5])) or "nothing"}')
@@ -334,19 +341,20 @@ def read_weights(
 # %% ../../nbs/models/20_weights.ipynb #3906c0c9
 def save_weights(
     path,           # File to write, `.safetensors`
-    state:dict,     # Name → tensor; floating point is stored in half precision
+    state:dict,     # Name → tensor
     config:dict,    # All that is needed to build the network again; must be JSON
+    half:bool=True, # Store floating point in half precision? Otherwise as it is, bit by bit
     **facts         # Further facts for the header, such as how it was trained
 )->Path:            # The file
     "Write a network's tensors and its configuration as one small safetensors file."
     from safetensors.torch import save
     path = Path(path); tmp = path.with_name(path.name + '.tmp')
-    half = {k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous().clone() for k, v in state.items()}
-    bad = [k for k, v in half.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise ValueError(f'{path}: not finite in half precision: {", ".join(bad)}')
+    stored = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone() for k, v in state.items()}
+    bad = [k for k, v in stored.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad: raise ValueError(f'{path}: not finite{" in half precision"*half}: {", ".join(bad)}')
     words = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp.write_bytes(save(half, {**words, 'format': 'zsad', 'config': json.dumps(config)}))
+    tmp.write_bytes(save(stored, {**words, 'format': 'zsad', 'config': json.dumps(config)}))
     os.replace(tmp, path)
     return path
 
