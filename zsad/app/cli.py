@@ -50,7 +50,7 @@ def scan_folder(
     path:str,                # Folder of pictures, with all folders below it, or one picture
     object:str=None,         # Name of the object on the pictures, such as "cookie"; it must be given
     weights:str='tiny',      # paper, light or tiny; zsad info says which of them are here
-    method:str='vvv',        # Name of the detector
+    method:str='vvv',        # vvv, clip-ac, winclip, winclip+ or april-gan
     good:str=None,           # Folder of normal pictures to learn from, for methods that can
     out:str='zsad-report',   # Folder for the results; one that an earlier scan made is replaced
     batch:int=1,             # Pictures in one call of the detector; the results do not depend on it
@@ -187,6 +187,7 @@ EXAMPLES = dict(
     scan='''examples:
   zsad scan photos --object cookie                       a first look with the weights in the package
   zsad scan photos --object "circuit board" --weights paper --out boards
+  zsad scan photos --object cookie --method winclip+ --good photos/good
 
 The folder may hold good/ and bad/ (then the command says how well the scores
 separate the two) and masks/, which is not scanned. results.jsonl has a line per
