@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ImageError', 'load_image', 'pick_device', 'pick_dtype', 'Explanation', 'Prediction', 'Detector', 'register_detector',
-           'list_detectors', 'create_detector']
+           'list_detectors', 'create_detector', 'checked_options', 'options_repr']
 
 # %% ../nbs/00_core.ipynb #7ca55c03
 import importlib, io, math, os, warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +224,23 @@ def create_detector(
     if name not in list_detectors(): raise ValueError(f'no detector is called {name!r}; there are: {", ".join(list_detectors())}')
     if name not in _classes: importlib.import_module(_modules[name])
     return _classes[name](weights=weights, device=device, dtype=dtype, **options)
+
+# %% ../nbs/00_core.ipynb #3b1da419
+def checked_options(
+    cls:type,   # The dataclass of the options
+    given:dict  # Names and values, as from `**options`
+):              # An object of that class
+    "Options of a class; a name that it does not know is an error."
+    known = [f.name for f in fields(cls)]
+    unknown = [k for k in given if k not in known]
+    if unknown: raise ValueError(f'no option is called {unknown[0]!r}; there are: {", ".join(known)}')
+    return cls(**given)
+
+def options_repr(
+    name:str,  # What is described
+    options    # A dataclass with a default for every field
+)->str:        # Such as "VVV(tau=0.07)", or "VVV(defaults)"
+    "A name, and the options that are not the default."
+    plain = type(options)()
+    changed = {k: v for k, v in vars(options).items() if v != getattr(plain, k)}
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'defaults'})"

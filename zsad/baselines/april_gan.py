@@ -19,11 +19,12 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..core import Detector, Explanation, Prediction, load_image, register_detector
-from ..models.clip import Clip
+from ..models.clip import Clip, unknown_notes
 from ..models.weights import PROFILES, BadWeights, config_in, fill, read_weights, save_weights, weights_path
 from ..pipeline.prompts import WINCLIP, PromptSet, clean_obj
 
@@ -106,7 +107,7 @@ def __call__(self:Taps,
 )->tuple:       # Class token in CLIP's space, (N,D) float32 unit rows; and per tap the patch tokens (N,g²,W) float32, row by row
     "What the network says of the whole and of every patch."
     v, heard = self.clip.model.visual, {}
-    x = torch.stack([self.prepare(_picture(i)) for i in imgs]).to(self.clip.device, self.clip.dtype)
+    x = torch.stack([self.prepare(Image.fromarray(i)) for i in imgs]).to(self.clip.device, self.clip.dtype)
     def listen(b): return lambda block, given, out: heard.__setitem__(b, out)
     hooks = [v.transformer.resblocks[b - 1].register_forward_hook(listen(b)) for b in self.blocks]
     try: whole = functional_call(v, {'positional_embedding': self.pos}, (x,))
@@ -115,12 +116,6 @@ def __call__(self:Taps,
     whole = whole[0] if isinstance(whole, tuple) else whole
     rows = [heard[b] if getattr(v.transformer, 'batch_first', False) else heard[b].transpose(0, 1) for b in self.blocks]
     return F.normalize(whole.float(), dim=-1), [r[:, 1:].float() for r in rows]
-
-# %% ../../nbs/baselines/42_april_gan.ipynb #6fbd6c46
-def _picture(img):
-    "The picture for open_clip's transform."
-    from PIL import Image
-    return Image.fromarray(img)
 
 # %% ../../nbs/baselines/42_april_gan.ipynb #8b891d06
 class Heads(nn.Module):
@@ -371,10 +366,8 @@ def _shares(blocks, peak):
 @patch
 def _explain(self:AprilGan, obj, p, score, amap, top, rows, memory):
     rule = "class token's score" if memory is None else f"half the class token's score, half the map's peak ({self.image_score})"
-    unknown = self.clip.tokens.unknown(obj)
-    notes = [f'these weights have no word for {", ".join(unknown)}: it is read as "some object"']*bool(unknown)
     facts = {} if memory is None else dict(good_photos=memory.photos)
-    return Explanation(object=obj, score=score, rule=rule, class_token=p, peak=float(amap.max()), peak_at=f'row {top[0]}, column {top[1]}', **facts, notes=notes, taps=rows)
+    return Explanation(object=obj, score=score, rule=rule, class_token=p, peak=float(amap.max()), peak_at=f'row {top[0]}, column {top[1]}', **facts, notes=unknown_notes(self.clip, obj), taps=rows)
 
 # %% ../../nbs/baselines/42_april_gan.ipynb #ec93020c
 @patch

@@ -13,16 +13,16 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
-from ..core import Detector, Explanation, Prediction, register_detector
-from ..models.clip import Clip
+from ..core import Detector, Explanation, Prediction, checked_options, options_repr, register_detector
+from ..models.clip import Clip, unknown_notes
 from ..models.weights import EXTRAS, WeightsMissing, weights_home
 from ..pipeline.prompts import WINCLIP, clean_obj
 from ..pipeline.tile import loudest
-from .clip_ac import class_scores, unknown_notes
+from .clip_ac import class_scores
 
 # %% ../../nbs/baselines/41_winclip.ipynb #ca6a8ec2
 def windows(
@@ -49,34 +49,13 @@ def patch_tokens(
     if x.shape[1:] != visual.positional_embedding.shape: raise ValueError(f'the tower reads {tuple(visual.image_size)} pixels, got {tuple(px.shape[2:])}')
     return visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
 
-# %% ../../nbs/baselines/41_winclip.ipynb #f282de94
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
-
-def _linear(x, w, b, gelu=False): # x·wᵀ + b, then the exact GELU if wanted
-    if _ONEDNN and x.device.type == 'cpu' and x.dtype == torch.float32: return torch.ops.mkldnn._linear_pointwise(x, w, b, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
-    return F.gelu(F.linear(x, w, b)) if gelu else F.linear(x, w, b)
-
-# %% ../../nbs/baselines/41_winclip.ipynb #6e31f0fe
-def _block(b, x, first=False): # open_clip's ResidualAttentionBlock on (N,L,D); first: for the class token only, (N,1,D)
-    a, m, (N, L, D) = b.attn, b.mlp, x.shape
-    q, k, v = _linear(b.ln_1(x), a.in_proj_weight, a.in_proj_bias).view(N, L, 3, a.num_heads, -1).permute(2, 0, 3, 1, 4)
-    if first: x, q = x[:, :1], q[:, :, :1]
-    x = x + b.ls_1(_linear(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(N, -1, D), a.out_proj.weight, a.out_proj.bias))
-    exact = type(m.gelu) is torch.nn.GELU and m.gelu.approximate == 'none'
-    h = _linear(b.ln_2(x), m.c_fc.weight, m.c_fc.bias, gelu=exact)
-    return x + b.ls_2(_linear(h if exact else m.gelu(h), m.c_proj.weight, m.c_proj.bias))
-
 # %% ../../nbs/baselines/41_winclip.ipynb #cb511ee9
 def class_answer(
-    visual,     # Vision transformer of an open_clip model
+    visual,       # Vision transformer of an open_clip model
     tokens:Tensor # (N,L,width) sequences whose first token is the class token, as from `patch_tokens`
-)->Tensor:      # (N,D) float32, unit rows
+)->Tensor:        # (N,D) float32, unit rows
     "The tower's answer to sequences of tokens."
-    blocks = visual.transformer.resblocks
-    if all(type(b) is open_clip.transformer.ResidualAttentionBlock and b.attn.in_proj_weight is not None for b in blocks):
-        for i, b in enumerate(blocks): tokens = _block(b, tokens, first=i == len(blocks) - 1)
-    else: tokens = visual.transformer(tokens)
-    return F.normalize((visual.ln_post(tokens[:, 0]) @ visual.proj).float(), dim=-1)
+    return F.normalize((visual.ln_post(visual.transformer(tokens)[:, 0]) @ visual.proj).float(), dim=-1)
 
 # %% ../../nbs/baselines/41_winclip.ipynb #bbca2111
 def prepare_hw(
@@ -223,13 +202,6 @@ def _load(weights, device, dtype, o):
     if not path.exists(): raise WeightsMissing(f'{path} is not there. Get it with: python -c "from zsad.models.weights import EXTRAS, fetch_file; fetch_file(EXTRAS[\'clip-e32\'])"')
     return Clip.load({'clip': path}, device, dtype, arch=f.arch)
 
-# %% ../../nbs/baselines/41_winclip.ipynb #3b2f6dc6
-def _options(cls, given):
-    known = [f.name for f in fields(cls)]
-    unknown = [k for k in given if k not in known]
-    if unknown: raise ValueError(f'no option is called {unknown[0]!r}; there are: {", ".join(known)}')
-    return cls(**given)
-
 # %% ../../nbs/baselines/41_winclip.ipynb #379069df
 @register_detector('winclip')
 class WinCLIP(Detector):
@@ -243,7 +215,7 @@ class WinCLIP(Detector):
         clip:Clip|None=None,      # A network that is loaded already; then `weights`, `device` and `dtype` have no effect
         **options                 # See `WinOptions`
     ):
-        self.options = _options(self.Options, options)
+        self.options = checked_options(self.Options, options)
         self.clip, self._kept = clip or _load(weights, device, dtype, self.options), {}
         for s in self.sides: windows(self.clip.model.visual.grid_size, s)
 
@@ -252,9 +224,7 @@ class WinCLIP(Detector):
     @property
     def tau(self): return self.options.tau or 1/self.clip.scale
 
-    def __repr__(self):
-        changed = {k: v for k, v in vars(self.options).items() if v != getattr(self.Options(), k)}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'defaults'})"
+    def __repr__(self): return options_repr(type(self).__name__, self.options)
 
 # %% ../../nbs/baselines/41_winclip.ipynb #f6fcdf86
 @patch
@@ -264,7 +234,7 @@ def with_options(self:WinCLIP,
     "The same detector with other options."
     if {'epoch', 'arch'} & set(changes): raise ValueError('epoch and arch belong to a network; make a new detector for another one')
     new = copy.copy(self)
-    new.options, new._kept = _options(self.Options, {**vars(self.options), **changes}), {}
+    new.options, new._kept = checked_options(self.Options, {**vars(self.options), **changes}), {}
     for s in new.sides: windows(new.clip.model.visual.grid_size, s)
     return new
 

@@ -7,13 +7,13 @@ __all__ = ['Options', 'VVV']
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #99c41216
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import inf
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..core import Detector, Explanation, Prediction, register_detector
-from ..models.clip import Clip
+from ..core import Detector, Explanation, Prediction, checked_options, options_repr, register_detector
+from ..models.clip import Clip, unknown_notes
 from ..models.clipseg import ClipSeg
 from ..models.isnet import IsNet
 from ..models.sam import Sam
@@ -75,12 +75,6 @@ def _check(o):
 _LOADERS = dict(clip=Clip, clipseg=ClipSeg, isnet=IsNet, sam=Sam)
 _NEEDED = dict(sam=('clip', 'clipseg', 'isnet', 'sam'), dichotomous=('clip', 'clipseg', 'isnet'), none=('clip', 'clipseg'))
 
-def _options(given):
-    known = [f.name for f in fields(Options)]
-    unknown = [k for k in given if k not in known]
-    if unknown: raise ValueError(f'no option is called {unknown[0]!r}; there are: {", ".join(known)}')
-    return Options(**given)
-
 # %% ../../nbs/pipeline/36_vvv.ipynb #550652b2
 @register_detector('vvv')
 class VVV(Detector):
@@ -92,7 +86,7 @@ class VVV(Detector):
         **options                # See `Options`
     ):
         self.weights, self.device, self.dtype = weights, device, dtype
-        self.options, self.models, self._kept = _options(options), {}, {}
+        self.options, self.models, self._kept = checked_options(Options, options), {}, {}
         self._load()
 
     def _load(self):
@@ -100,9 +94,7 @@ class VVV(Detector):
         if missing and self.weights is None: raise ValueError(f'foreground={self.options.foreground!r} needs the models {", ".join(_NEEDED[self.options.foreground])}; missing: {", ".join(missing)}')
         for m in missing: self.models[m] = _LOADERS[m].load(self.weights, self.device, self.dtype)
 
-    def __repr__(self):
-        changed = {k: v for k, v in vars(self.options).items() if v != getattr(Options(), k)}
-        return f"VVV({', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'defaults'})"
+    def __repr__(self): return options_repr('VVV', self.options)
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #823ae5cc
 @patch
@@ -111,7 +103,7 @@ def with_options(self:VVV,
 )->VVV: # Another detector that shares the models
     "The same detector with other options."
     new = copy.copy(self)
-    new.options = _options({**vars(self.options), **changes})
+    new.options = checked_options(Options, {**vars(self.options), **changes})
     new.models, new._kept = dict(self.models), {}
     new._load()
     return new
@@ -123,7 +115,7 @@ def from_models(cls:VVV,
 )->VVV: # Ready to predict
     "A detector on models that are loaded already."
     new = cls.__new__(cls)
-    new.weights, new.options, new.models, new._kept = None, _options(options), dict(models), {}
+    new.weights, new.options, new.models, new._kept = None, checked_options(Options, options), dict(models), {}
     new._load()
     return new
 
@@ -195,14 +187,8 @@ def _explain(self:VVV, plan, emb, scores, obj, score, tau):
     comps = [dict(component=c.label, box=c.box, area_px=c.area_px, parts=c.parts, tiles=n_tiles[c.label], score=float(by_comp[c.label]), counts=c.label in counting) for c in plan.comps]
     tiles = [dict(tile=i, component=t.component, box=t.box, score=float(s), loudest=self._loudest(e, obj)) for i, (t, e, s) in enumerate(zip(plan.tiles, emb, scores))]
     prompts = [dict(side=side, **row) for side, (texts, te) in self._sentences(obj).items() for row in loudest(emb, texts, te, k=5, weights=share, per=len(o.prompts.templates))]
-    unknown = self._unknown(obj)
-    notes = plan.notes + [f'these weights have no word for {", ".join(unknown)}: it is read as "some object"']*bool(unknown)
+    notes = plan.notes + unknown_notes(self.models['clip'], obj)
     return Explanation(object=obj, score=score, rule=_rule(o.top, o.frac, len(counting), len(by_comp)), tau=float(tau), notes=notes, components=comps, tiles=tiles, prompts=prompts)
-
-@patch
-def _unknown(self:VVV, obj):
-    "Words of the noun that this CLIP's vocabulary lacks."
-    return getattr(getattr(self.models['clip'], 'tokens', None), 'unknown', lambda text: [])(obj)
 
 @patch
 def _loudest(self:VVV, e, obj):
