@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['output_names', 'OutputError', 'claimable', 'claim', 'Scored', 'save_map', 'read_map', 'score_all', 'draw_all',
-           'image_auroc', 'Run', 'scan']
+           'image_auroc', 'Run', 'scan', 'compare']
 
 # %% ../../nbs/app/69_scan.ipynb #9cccd690
 import hashlib, io, json, os, unicodedata
@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
-from ..core import Explanation, ImageError
+from ..core import Explanation, ImageError, load_image
 from ..data.base import Dataset
 from ..data.folder import MARKER
 
@@ -260,3 +260,29 @@ def _write_report(run, ds, names, title, facts, remarks, bar):
     bad = [Row(r.key, error=r.error) for r in run.errors]
     with open(run.out/'report.html', 'w', encoding='utf-8', errors='replace', newline='\n') as f:
         for part in report_parts(rows, title, {**facts, 'pictures': len(run.scored)}, remarks, bad, top): f.write(part)
+
+# %% ../../nbs/app/69_scan.ipynb #2d0ce6b3
+def compare(
+    runs:dict,       # Name of the method → `Run` over the same collection
+    ds:Dataset,      # The collection
+    out:Path,        # Folder for the page; the runs' folders lie in it
+    title:str,       # Heading
+    facts:dict=None, # Name → value, for the head of the page
+    remarks:list=()  # Sentences for the head of the page
+)->Path:             # `report.html`
+    "One page with a row per picture and a column per method."
+    from zsad.app.report import Column, Line, Row, colour_top, comparison_parts, thumbnail
+    names, inside = output_names([s.key for s in ds]), {m: r.out.relative_to(out).as_posix() for m, r in runs.items()}
+    columns = [Column(m, f'{inside[m]}/report.html', colour_top([s.peak for s in r.ranked]), image_auroc(r.scored)) for m, r in runs.items()]
+    found = {m: {s.key: s for s in r.scored} for m, r in runs.items()}
+    def answer(m, key):
+        s, file = found[m].get(key), f'{inside[m]}/overlays/{names[key]}.png'
+        if s is None or s.error: return Row(key, error=s.error if s else 'not scored')
+        there = (out/file).exists()
+        return Row(key, s.score, heat=thumbnail(load_image(out/file), 300) if there else None, overlay=file if there else None)
+    def line(s):
+        img = _load(s)
+        return Line(Row(s.key, label=s.label, thumb=None if isinstance(img, str) else thumbnail(img, 300)), [answer(m, s.key) for m in runs])
+    with open(out/'report.html', 'w', encoding='utf-8', errors='replace', newline='\n') as f:
+        for part in comparison_parts(map(line, ds), columns, title, facts, remarks): f.write(part)
+    return out/'report.html'
