@@ -38,19 +38,30 @@ def _bar(it, total, desc):
     from tqdm import tqdm
     return tqdm(it, total=total, desc=desc, file=sys.stderr, disable=None, unit='picture', dynamic_ncols=True)
 
-def _good_photos(good, shots, seed):
-    "Paths of the photos to learn from."
-    from zsad.data.base import choose
-    from zsad.data.folder import FolderDataset
-    if good is None:
-        if shots is not None: raise ValueError('--shots says how many of the photos in --good are learnt from; name their folder with --good')
-        return []
-    return choose([s.path for s in FolderDataset(good) if s.label != 1], shots, seed)
+FEW_SHOT = ('winclip+', 'april-gan')
 
-def _without(ds, learnt):
-    "The collection without the photos that were learnt from."
-    rest = ds.without(learnt)
-    if not len(rest): raise ValueError(f'nothing is left to score: all pictures of {ds.root} are learnt from; take fewer with --shots')
+def _good_photos(good, shots):
+    "Paths of the photos in a folder that are not known to be bad."
+    from zsad.data.folder import FolderDataset
+    if good is not None: return [s.path for s in FolderDataset(good) if s.label != 1]
+    if shots is not None: raise ValueError('--shots says how many of the photos in --good are learnt from; name their folder with --good')
+    return []
+
+def _shared_out(method, photos, shots, rate, seed):
+    "Of the good photos, those to learn from and those to set the limit by."
+    from zsad.data.base import choose
+    if method not in FEW_SHOT and shots is not None: raise ValueError(f'{method!r} is zero-shot and learns from no photos; leave --shots away')
+    if rate is None: return photos if shots is None else choose(photos, shots, seed), []
+    if not photos: raise ValueError('--rate needs good photos to set the limit by; name their folder with --good')
+    if method not in FEW_SHOT: return [], photos
+    if shots is None: raise ValueError(f'{method!r} learns from good photos, and those cannot set the limit: say with --shots how many of them to learn from')
+    learnt = choose(photos, shots, seed)
+    return learnt, [p for p in photos if p not in set(learnt)]
+
+def _without(ds, used):
+    "The collection without the photos that were learnt from or that set the limit."
+    rest = ds.without(used)
+    if not len(rest): raise ValueError(f'nothing is left to score: all pictures of {ds.root} are learnt from; take fewer with --shots, or other photos')
     return rest
 
 # %% ../../nbs/app/70_cli.ipynb #3ffb5e15
@@ -59,9 +70,10 @@ def scan_folder(
     object:str=None,         # Name of the object on the pictures, such as "cookie"; it must be given
     weights:str='tiny',      # paper, light or tiny; zsad info says which of them are here
     method:str='vvv',        # vvv, clip-ac, winclip, winclip+ or april-gan
-    good:str=None,           # Folder of good photos to learn from, for winclip+ and april-gan; they are not scored
+    good:str=None,           # Folder of good photos, which are not scored: winclip+ and april-gan learn from them, --rate sets its limit by them
     shots:int=None,          # Learn from so many of them, drawn at random; from all when not given
     seed:int=0,              # Another seed draws others
+    rate:float=None,         # Call a picture bad or not, so that at most this share of good ones is called bad, such as 0.05
     out:str='zsad-report',   # Folder for the results; one that an earlier scan made is replaced
     batch:int=1,             # Pictures in one call of the detector; the results do not depend on it
     device:str=None          # cpu, cuda or mps; the best that is there when not given
@@ -73,24 +85,42 @@ def scan_folder(
         from zsad.app.scan import claimable, scan
         from zsad.data.folder import FolderDataset
         from zsad.core import create_detector
-        ds, learnt = FolderDataset(path, obj=object), _good_photos(good, shots, seed)
+        ds = FolderDataset(path, obj=object)
+        learnt, trusted = _shared_out(method, _good_photos(good, shots), shots, rate, seed)
         claimable(out, ds.root)
-        ds = _without(ds, learnt)
+        ds = _without(ds, [*learnt, *trusted])
+        if rate is not None: _enough(trusted, rate)
     print(ds)
     for r in remarks_on(weights): print(r)
     with asked():
         det = create_detector(method, weights=weights, device=device)
         if learnt: det.fit(learnt, object)
+        limit = _limit(det, trusted, object, rate)
     facts = dict(object=object, method=method, weights=weights) | (dict(learnt_from=f'{len(learnt)} good photos') if learnt else {})
-    run = scan(ds, det, out, facts=facts, remarks=remarks_on(weights), batch=batch, bar=_bar)
+    run = scan(ds, det, out, facts=facts, remarks=remarks_on(weights), batch=batch, limit=limit, bar=_bar)
     return _say(run)
+
+# %% ../../nbs/app/70_cli.ipynb #35028a29
+def _enough(trusted, rate):
+    "An error when the photos cannot keep the promise; nothing is loaded or scored for it."
+    from zsad.core import conformal_threshold
+    conformal_threshold([0.]*len(trusted), rate)
+
+def _limit(det, trusted, obj, rate):
+    "The limit for pass or fail, if one was asked for."
+    if rate is None: return None
+    from zsad.core import conformal_threshold
+    limit = conformal_threshold([det.predict(p, obj).score for p in _bar(trusted, len(trusted), 'good photos')], rate, obj)
+    print(f'a picture is bad above {limit.limit:.3f}: of further good ones at most {rate:.0%} are called bad (learnt from {limit.n} good photos)')
+    return limit
 
 # %% ../../nbs/app/70_cli.ipynb #57c242d2
 def _say(run, most:int=5)->int:
     "Tell what a run found, and give its exit code."
     from zsad.app.scan import image_auroc
-    print(f'\nscored {len(run.ranked)} of {run.total}' + ', interrupted'*run.stopped + ', most anomalous first:'*bool(run.ranked[:most]))
-    for r in run.ranked[:most]: print(f'  {r.score:.3f}  {r.key}')
+    judged = [r.bad for r in run.ranked if r.bad is not None]
+    print(f'\nscored {len(run.ranked)} of {run.total}' + f', {sum(judged)} called bad'*bool(judged) + ', interrupted'*run.stopped + ', most anomalous first:'*bool(run.ranked[:most]))
+    for r in run.ranked[:most]: print(f'  {r.score:.3f}  ' + {True: 'fail  ', False: 'pass  '}.get(r.bad, '') + r.key)
     if len(run.ranked) > most > 0: print(f'  and {len(run.ranked) - most} more')
     for r in run.errors: print(f'could not score {r.key}: {r.error}')
     if (a := image_auroc(run.scored)) is not None: print(f'image AUROC of good and bad: {a:.3f} (0.5 is chance)')
@@ -258,6 +288,7 @@ EXAMPLES = dict(
   zsad scan photos --object cookie                       a first look with the weights in the package
   zsad scan photos --object "circuit board" --weights paper --out boards
   zsad scan photos --object cookie --method winclip+ --good photos/good --shots 4
+  zsad scan photos --object cookie --good sound --rate 0.05    pass or fail, learnt from good photos
 
 The folder may hold good/ and bad/ (then the command says how well the scores
 separate the two) and masks/, which is not scanned. results.jsonl has a line per

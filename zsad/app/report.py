@@ -95,6 +95,7 @@ class Row:
     heat:bytes=None          # JPEG of the overlay
     overlay:str=None         # Relative path of the overlay's file
     amap:str=None            # Relative path of the raw map's file
+    bad:bool=None            # The verdict; None: there is no limit to judge by
 
 # %% ../../nbs/app/71_report.ipynb #52f0f2d7
 def card(
@@ -104,10 +105,11 @@ def card(
     "A picture, its overlay, its score and why."
     files = [f'<a href="{href(p)}">{what}</a>' for what, p in (('overlay', row.overlay), ('raw map', row.amap)) if p]
     known = {0: ' <span class=good>known good</span>', 1: ' <span class=bad>known bad</span>'}.get(row.label, '')
+    verdict = {False: ' <span class=good>pass</span>', True: ' <span class=bad>fail</span>'}.get(row.bad, '')
     pics = [_picture(j, f'{what} {row.key}') for what, j in (('picture', row.thumb), ('overlay of', row.heat)) if j]
     if pics and row.overlay: pics = [f'<a href="{href(row.overlay)}">{p}</a>' for p in pics]
     return (f'<article class="card{"" if pics else " text"}">{"".join(pics)}<div class=words><h2><small>{place}</small> <bdi>{esc(row.key)}</bdi>{known}</h2>'
-        f'<div class=score><b>{row.score:.3f}</b><i style="width:{100*row.score:.1f}%"></i></div>'
+        f'<div class=score><b>{row.score:.3f}</b>{verdict}<i style="width:{100*row.score:.1f}%"></i></div>'
         f'{why(row.why) if row.why else ""}<p class=dim>{" · ".join(files)}</p></div></article>\n')
 
 # %% ../../nbs/app/71_report.ipynb #e647acf6
