@@ -8,7 +8,7 @@ __all__ = ['Row', 'LABELS', 'read_split', 'IncompleteTree', 'visa_categories', '
 # %% ../../nbs/data/11_visa.ipynb #b6993575
 import csv
 import os
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 from .base import Objects, Sample, _chosen, noun
