@@ -75,8 +75,9 @@ class _Metered:
     def tell(self): return self.f.tell()
     def read(self, n):
         if not 0 <= n <= self.left: raise FetchError(f'a header wants {n:,} bytes, which no honest archive does')
-        self.left -= n
-        return self.f.read(n)
+        block = self.f.read(n)
+        self.left -= len(block)
+        return block
 
 def _members(src:_Metered):
     "Yields the members of an archive, each header on a ration of its own."
