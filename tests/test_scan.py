@@ -169,12 +169,13 @@ def test_interrupt_leaves_what_was_done(tmp_path):
     (['scan', 'photos'], '--object'), (['scan', 'gone', '--object', 'nut'], 'gone'), (['scan', 'empty', '--object', 'nut'], 'empty'),
     (['scan', 'photos', '--object', 'nut', '--weights', 'huge'], 'huge'), (['scan', 'photos', '--object', 'nut', '--method', 'magic'], 'magic'),
     (['scan', 'photos', '--object', 'nut', '--out', 'photos'], 'photos'), (['scan', 'photos', '--object', 'nut', '--colour', 'red'], '--colour'),
-    (['scan', 'photos', '--object', 'nut', '--good', 'photos'], 'zero-shot'), (['scan', 'photos', '--object', 'nut', '--weights', 'paper'], 'zsad fetch'),
+    (['scan', 'photos', '--object', 'nut', '--good', 'good'], 'zero-shot'), (['scan', 'photos', '--object', 'nut', '--weights', 'paper'], 'zsad fetch'),
     (['scan'], 'path'), (['scn'], 'scn'), (['render', 'photos'], 'photos'), (['render', 'new', '--kinds', 'some'], 'some'), (['fetch', 'all'], 'all')])
 def test_wrong_use_is_one_line(tmp_path, words, says):
     (tmp_path/'photos').mkdir()
     (tmp_path/'empty').mkdir()
-    Image.fromarray(picture()).save(tmp_path/'photos'/'a.png')
+    (tmp_path/'good').mkdir()
+    for f in ('photos/a.png', 'good/b.png'): Image.fromarray(picture()).save(tmp_path/f)
     done = zsad(*words, cwd=tmp_path, ZSAD_HOME=str(tmp_path/'home'))
     err = done.stderr.decode()
     assert done.returncode == 2 and says in err and 'Traceback' not in err

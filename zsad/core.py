@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ImageError', 'load_image', 'pick_device', 'pick_dtype', 'Explanation', 'Prediction', 'Detector', 'register_detector',
-           'list_detectors', 'create_detector', 'checked_options', 'options_repr']
+           'list_detectors', 'create_detector', 'Threshold', 'conformal_threshold', 'good_photos_needed',
+           'checked_options', 'options_repr']
 
 # %% ../nbs/00_core.ipynb #7ca55c03
 import importlib, io, math, os, warnings
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from fastcore.basics import patch
 
 # %% ../nbs/00_core.ipynb #aaeb966b
 class ImageError(ValueError):
@@ -224,6 +226,52 @@ def create_detector(
     if name not in list_detectors(): raise ValueError(f'no detector is called {name!r}; there are: {", ".join(list_detectors())}')
     if name not in _classes: importlib.import_module(_modules[name])
     return _classes[name](weights=weights, device=device, dtype=dtype, **options)
+
+# %% ../nbs/00_core.ipynb #e5262343
+@dataclass(frozen=True)
+class Threshold:
+    "Where bad begins, learnt from good photos alone."
+    limit:float   # A photo with a larger score is called bad
+    rate:float    # Largest expected share of good photos that are called bad, 0…1
+    n:int         # Good photos that it was learnt from
+    obj:str=''    # Name of the object
+
+    def bad(self,
+        p    # A `Prediction`, or a score
+    )->bool: # Is it above the limit?
+        "Is a photo called bad?"
+        return bool(getattr(p, 'score', p) > self.limit)
+
+def conformal_threshold(
+    scores,       # Scores of good photos, each of them new to the detector
+    rate:float,   # Largest expected share of further good photos that are called bad, 0 < rate < 1
+    obj:str=''    # Name of the object
+)->Threshold:     # The smallest limit that keeps the promise
+    "The ⌈(n+1)(1−rate)⌉-th smallest score."
+    if not 0 < rate < 1: raise ValueError(f'rate must be a number between 0 and 1, got {rate!r}')
+    scores = np.sort(np.asarray(scores, float).ravel())
+    if not np.isfinite(scores).all(): raise ValueError('scores must be finite, got NaN or infinity')
+    n, least = len(scores), good_photos_needed(rate)
+    if n < least: raise ValueError(f'a rate of {rate:g} needs at least {least} good photos, got {n}; with {n} the smallest possible rate is {1/(n + 1):.3g}')
+    return Threshold(float(scores[math.ceil((n + 1)*(1 - rate) - 1e-9) - 1]), rate, n, obj)
+
+def good_photos_needed(
+    rate:float   # As for `conformal_threshold`
+)->int:          # The smallest n that can promise it
+    "With n good photos no rate below 1/(n+1) can be promised."
+    return math.ceil(1/rate - 1e-9) - 1
+
+# %% ../nbs/00_core.ipynb #e84f4736
+@patch
+def calibrate(self:Detector,
+    good_images:list,   # Normal photos, not those that `fit` learnt from: paths, bytes, PIL pictures or arrays
+    obj:str,            # Name of the object
+    rate:float=.05      # Largest expected share of further good photos that are called bad
+)->Threshold:           # Its `bad` tells good from bad
+    "A limit for the score from good photos alone."
+    need = good_photos_needed(rate) if 0 < rate < 1 else 0
+    if len(good_images) < need: conformal_threshold(np.zeros(len(good_images)), rate)
+    return conformal_threshold([p.score for p in self.predict(list(good_images), obj)], rate, obj)
 
 # %% ../nbs/00_core.ipynb #3b1da419
 def checked_options(

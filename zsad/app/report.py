@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'thumbnail', 'esc', 'href', 'brief', 'why', 'Row', 'card', 'colour_top', 'colour_bar', 'report_parts',
-           'report']
+           'report', 'Column', 'Line', 'comparison_parts']
 
 # %% ../../nbs/app/71_report.ipynb #93c7bce8
 import base64, html, io
@@ -95,6 +95,7 @@ class Row:
     heat:bytes=None          # JPEG of the overlay
     overlay:str=None         # Relative path of the overlay's file
     amap:str=None            # Relative path of the raw map's file
+    bad:bool=None            # The verdict; None: there is no limit to judge by
 
 # %% ../../nbs/app/71_report.ipynb #52f0f2d7
 def card(
@@ -104,10 +105,11 @@ def card(
     "A picture, its overlay, its score and why."
     files = [f'<a href="{href(p)}">{what}</a>' for what, p in (('overlay', row.overlay), ('raw map', row.amap)) if p]
     known = {0: ' <span class=good>known good</span>', 1: ' <span class=bad>known bad</span>'}.get(row.label, '')
+    verdict = {False: ' <span class=good>pass</span>', True: ' <span class=bad>fail</span>'}.get(row.bad, '')
     pics = [_picture(j, f'{what} {row.key}') for what, j in (('picture', row.thumb), ('overlay of', row.heat)) if j]
     if pics and row.overlay: pics = [f'<a href="{href(row.overlay)}">{p}</a>' for p in pics]
     return (f'<article class="card{"" if pics else " text"}">{"".join(pics)}<div class=words><h2><small>{place}</small> <bdi>{esc(row.key)}</bdi>{known}</h2>'
-        f'<div class=score><b>{row.score:.3f}</b><i style="width:{100*row.score:.1f}%"></i></div>'
+        f'<div class=score><b>{row.score:.3f}</b>{verdict}<i style="width:{100*row.score:.1f}%"></i></div>'
         f'{why(row.why) if row.why else ""}<p class=dim>{" · ".join(files)}</p></div></article>\n')
 
 # %% ../../nbs/app/71_report.ipynb #e647acf6
@@ -140,6 +142,10 @@ STYLE = '''
 .zsad summary{cursor:pointer}
 .zsad .scale{height:.8rem;border-radius:3px;border:1px solid var(--line)}
 .zsad .ends{display:flex;justify-content:space-between;font-size:.8rem;color:var(--dim);max-width:24rem}
+.zsad .wide{max-width:none;overflow-x:auto}
+.zsad .methods{display:table;border-collapse:separate;border-spacing:.5rem;margin:0 auto;min-width:52rem}
+.zsad .methods th,.zsad .methods td{border:0;padding:0;width:13rem;overflow-wrap:anywhere}
+.zsad .methods img{width:100%;border-radius:4px;display:block}
 @media(max-width:46rem){.zsad .card{grid-template-columns:1fr 1fr}.zsad .words{grid-column:1/-1}.zsad{padding:.6rem}}
 '''
 
@@ -171,9 +177,7 @@ def report_parts(
     top:float=1.      # End of the colour scale
 ):                    # Yields strings of HTML
     "The page, piece by piece."
-    yield _head(title)
-    yield f'<header><h1>{esc(title)}</h1><dl>' + ''.join(f'<div><dt>{esc(k)}</dt><dd><bdi>{esc(v)}</bdi></dd></div>' for k, v in (facts or {}).items()) + '</dl>'
-    yield ''.join(f'<p class=note>{esc(r)}</p>' for r in remarks)
+    yield _head(title) + _intro(title, facts, remarks)
     if errors: yield _errors(errors)
     yield colour_bar(top) + '</header>\n<main>\n'
     for i, row in enumerate(rows): yield card(row, i + 1)
@@ -185,6 +189,11 @@ def _head(title:str)->str:
     return ('<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
         f'<title>{esc(title)}</title><style>{STYLE}</style></head><body class=zsad>\n')
+
+def _intro(title:str, facts:dict, remarks:list)->str:
+    "The beginning of the header; it is left open."
+    line = ''.join(f'<div><dt>{esc(k)}</dt><dd><bdi>{esc(v)}</bdi></dd></div>' for k, v in (facts or {}).items())
+    return f'<header><h1>{esc(title)}</h1><dl>{line}</dl>' + ''.join(f'<p class=note>{esc(r)}</p>' for r in remarks)
 
 def _errors(rows:list)->str:
     "Names and reasons of what could not be scored."
@@ -199,3 +208,52 @@ def report(
 )->str:           # A whole HTML file
     "The page as one string."
     return ''.join(report_parts(rows, title, **kwargs))
+
+# %% ../../nbs/app/71_report.ipynb #c8331a95
+@dataclass
+class Column:
+    "A method on a page that compares several."
+    name:str           # Of the method
+    link:str           # Relative path of its report
+    top:float=1.       # End of its colour scale
+    auroc:float=None   # How well its scores separate good and bad; None: not known
+
+@dataclass
+class Line:
+    "A picture on a page that compares several methods."
+    picture:Row        # Its name, label and thumbnail
+    answers:list       # A `Row` per method, with score, overlay or error
+
+# %% ../../nbs/app/71_report.ipynb #d71d9d25
+def _column_head(c:Column)->str:
+    "Name, AUROC and colour scale."
+    known = '' if c.auroc is None else f'<p class=dim>AUROC {c.auroc:.2f}</p>'
+    return f'<th scope=col><a href="{href(c.link)}">{esc(c.name)}</a>{known}<p class=dim>map 0…{c.top:.3g}</p></th>'
+
+def _answer(r:Row, of:str)->str:
+    "One method's overlay and score."
+    if r.error: return f'<td class=dim>{esc(r.error)}</td>'
+    pic = _picture(r.heat, f'overlay of {r.key}, {of}') if r.heat else ''
+    return f'<td>{f"""<a href="{href(r.overlay)}">{pic}</a>""" if pic and r.overlay else pic}<div class=score><b>{r.score:.3f}</b><i style="width:{100*r.score:.1f}%"></i></div></td>'
+
+def _line(l:Line, columns:list)->str:
+    "A row of the table."
+    known = {0: '<span class=good>known good</span>', 1: '<span class=bad>known bad</span>'}.get(l.picture.label, '')
+    pic = _picture(l.picture.thumb, f'picture {l.picture.key}') if l.picture.thumb else ''
+    return f'<tr><th scope=row>{pic}<bdi>{esc(l.picture.key)}</bdi> {known}</th>{"".join(_answer(r, c.name) for r, c in zip(l.answers, columns))}</tr>\n'
+
+# %% ../../nbs/app/71_report.ipynb #68b48553
+def comparison_parts(
+    lines,            # Iterable of `Line`
+    columns:list,     # A `Column` per method
+    title:str,        # Heading
+    facts:dict=None,  # Name → value, shown in one line
+    remarks:list=()   # Sentences to read before the pictures
+):                    # Yields strings of HTML
+    "A page with a row per picture and a column per method, piece by piece."
+    yield _head(title) + _intro(title, facts, remarks) + '</header>\n<main class=wide><table class=methods><thead><tr><th scope=col>picture</th>'
+    yield ''.join(map(_column_head, columns)) + '</tr></thead><tbody>\n'
+    for l in lines:
+        if len(l.answers) != len(columns): raise ValueError(f'{l.picture.key} needs an answer of each of {len(columns)} methods, got {len(l.answers)}')
+        yield _line(l, columns)
+    yield '</tbody></table></main></body></html>\n'

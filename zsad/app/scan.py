@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['output_names', 'OutputError', 'claimable', 'claim', 'Scored', 'save_map', 'read_map', 'score_all', 'draw_all',
-           'image_auroc', 'Run', 'scan']
+           'image_auroc', 'Run', 'scan', 'compare']
 
 # %% ../../nbs/app/69_scan.ipynb #9cccd690
 import hashlib, io, json, os, unicodedata
@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
-from ..core import Explanation, ImageError
+from ..core import Explanation, ImageError, load_image
 from ..data.base import Dataset
 from ..data.folder import MARKER
 
@@ -97,10 +97,12 @@ class Scored:
     label:int=None          # What the collection knows: 0 good, 1 bad, None unknown
     peak:float=0.           # Largest value of its map
     why:Explanation=None    # A short explanation
+    bad:bool=None           # The verdict; None: there is no limit to judge by
 
     def line(self)->bytes:  # UTF-8, ends with a line break
         "The picture's line in `results.jsonl`."
         d = dict(path=self.key, score=self.score if self.score is None else round(self.score, 6), seconds=round(self.seconds, 3), error=self.error)
+        if self.bad is not None: d['bad'] = self.bad
         return (json.dumps(d, ensure_ascii=False) + '\n').encode('utf-8', 'backslashreplace')
 
 # %% ../../nbs/app/69_scan.ipynb #2c49c013
@@ -153,7 +155,8 @@ def score_all(
     det,          # A `Detector`
     out:Path,     # Folder from `claim`
     names:dict,   # From `output_names`
-    batch:int=1   # Pictures in one call of the detector
+    batch:int=1,  # Pictures in one call of the detector
+    limit=None    # A `Threshold` to judge by
 ):                # Yields `Scored` in the order of `ds`
     "Score the pictures; write lines and raw maps as they come."
     from zsad.app.report import brief
@@ -163,6 +166,7 @@ def score_all(
             for s, p in zip(samples, got):
                 r = Scored(s.key, seconds=seconds, error=p, label=s.label) if isinstance(p, str) else \
                     Scored(s.key, p.score, seconds, None, s.label, float(p.amap.max()), brief(p.explain()))
+                if r.error is None and limit: r.bad = limit.bad(p)
                 if r.error is None: save_map(p.amap, out/'maps'/f'{names[s.key]}.tiff')
                 f.write(r.line()); f.flush()
                 yield r
@@ -191,7 +195,7 @@ def draw_all(
     from zsad.show import overlay
     samples = {s.key: s for s in ds}
     for i, r in enumerate(sorted((r for r in scored if r.error is None), key=lambda r: (-round(r.score, 6), r.key))):
-        row = Row(r.key, r.score, None, r.label, r.why, amap=f'maps/{names[r.key]}.tiff')
+        row = Row(r.key, r.score, None, r.label, r.why, amap=f'maps/{names[r.key]}.tiff', bad=r.bad)
         img = _load(samples[r.key])
         if not isinstance(img, str):
             img, amap = _capped(img, read_map(out/row.amap), side_px)
@@ -233,6 +237,7 @@ def scan(
     facts:dict=None,   # Name → value, for the head of the report
     remarks:list=(),   # Sentences for the head of the report
     batch:int=1,       # Pictures in one call of the detector
+    limit=None,        # A `Threshold` of the detector, for pass or fail
     bar=None           # A function such as tqdm: takes an iterable and `total`, `desc`
 )->Run:                # What was done
     "Score a collection and write results, maps, overlays and report."
@@ -241,9 +246,10 @@ def scan(
     out = claim(out, [*mine, 'results.jsonl', 'report.html'], getattr(ds, 'root', None))
     run = Run(out, [], len(ds))
     try:
-        for r in _watch(bar, score_all(ds, det, out, names, batch), len(ds), 'scoring'): run.scored.append(r)
+        for r in _watch(bar, score_all(ds, det, out, names, batch, limit), len(ds), 'scoring'): run.scored.append(r)
     except KeyboardInterrupt: run.stopped = True
-    _write_report(run, ds, names, title or ds.name, facts or {}, list(remarks), bar)
+    facts = dict(facts or {}, **({'called bad': f'{sum(r.bad for r in run.ranked)}, limit {limit.limit:.3f}'} if limit else {}))
+    _write_report(run, ds, names, title or ds.name, facts, list(remarks), bar)
     return run
 
 # %% ../../nbs/app/69_scan.ipynb #c44dd029
@@ -260,3 +266,29 @@ def _write_report(run, ds, names, title, facts, remarks, bar):
     bad = [Row(r.key, error=r.error) for r in run.errors]
     with open(run.out/'report.html', 'w', encoding='utf-8', errors='replace', newline='\n') as f:
         for part in report_parts(rows, title, {**facts, 'pictures': len(run.scored)}, remarks, bad, top): f.write(part)
+
+# %% ../../nbs/app/69_scan.ipynb #2d0ce6b3
+def compare(
+    runs:dict,       # Name of the method → `Run` over the same collection
+    ds:Dataset,      # The collection
+    out:Path,        # Folder for the page; the runs' folders lie in it
+    title:str,       # Heading
+    facts:dict=None, # Name → value, for the head of the page
+    remarks:list=()  # Sentences for the head of the page
+)->Path:             # `report.html`
+    "One page with a row per picture and a column per method."
+    from zsad.app.report import Column, Line, Row, colour_top, comparison_parts, thumbnail
+    names, inside = output_names([s.key for s in ds]), {m: r.out.relative_to(out).as_posix() for m, r in runs.items()}
+    columns = [Column(m, f'{inside[m]}/report.html', colour_top([s.peak for s in r.ranked]), image_auroc(r.scored)) for m, r in runs.items()]
+    found = {m: {s.key: s for s in r.scored} for m, r in runs.items()}
+    def answer(m, key):
+        s, file = found[m].get(key), f'{inside[m]}/overlays/{names[key]}.png'
+        if s is None or s.error: return Row(key, error=s.error if s else 'not scored')
+        there = (out/file).exists()
+        return Row(key, s.score, heat=thumbnail(load_image(out/file), 300) if there else None, overlay=file if there else None)
+    def line(s):
+        img = _load(s)
+        return Line(Row(s.key, label=s.label, thumb=None if isinstance(img, str) else thumbnail(img, 300)), [answer(m, s.key) for m in runs])
+    with open(out/'report.html', 'w', encoding='utf-8', errors='replace', newline='\n') as f:
+        for part in comparison_parts(map(line, ds), columns, title, facts, remarks): f.write(part)
+    return out/'report.html'

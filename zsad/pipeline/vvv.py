@@ -18,7 +18,7 @@ from ..models.clipseg import ClipSeg
 from ..models.isnet import IsNet
 from ..models.sam import Sam
 from .aggregate import assemble, component_scores, image_score, top_components
-from .foreground import find_foreground
+from .foreground import ForegroundStore, find_foreground
 from .pixel import MEAN, pixel_maps
 from .prompts import LOCALISING, VVV_PROMPTS, PromptSet, clean_obj, distinct_weights
 from .tile import TEXT, loudest, tile_scores
@@ -79,6 +79,8 @@ _NEEDED = dict(sam=('clip', 'clipseg', 'isnet', 'sam'), dichotomous=('clip', 'cl
 @register_detector('vvv')
 class VVV(Detector):
     "The pipeline of the VVV report: foreground, tiles, prompts, tile scores, pixel maps, aggregation."
+    _store = None # See `remember_foregrounds`
+
     def __init__(self,
         weights:str|dict='tiny', # "paper", "light" or "tiny", or a mapping {"clip": path, "clipseg": path, "isnet": path, "sam": path}
         device:str|None=None,    # "cpu", "cuda", "mps", or None for the best that is there
@@ -142,11 +144,21 @@ class _Plan:
 @patch
 def _plan(self:VVV, img):
     o, hw = self.options, img.shape[:2]
-    fg = find_foreground(img, self.models.get('isnet'), self.models.get('sam'), cover=o.cover, threshold=o.threshold, 
+    find = self._store.find if self._store and o.foreground != 'none' else find_foreground
+    fg = find(img, self.models.get('isnet'), self.models.get('sam') if o.foreground == 'sam' else None, cover=o.cover, threshold=o.threshold, 
         source=o.foreground, points=o.points, points_per_side=o.points_per_side)
     comps = find_components(fg.mask, fg.parts)
     side = o.min_side or max(self.models['clip'].size, self.models['clipseg'].size)
     return _Plan(img, list(comps), make_tiles(comps, hw, min_side=side, max_aspect=o.max_aspect, max_parts=o.max_parts), [*fg.notes, *comps.notes])
+
+# %% ../../nbs/pipeline/36_vvv.ipynb #a3de5dce
+@patch
+def remember_foregrounds(self:VVV,
+    folder:str   # Where they are kept
+)->VVV: # The detector itself
+    "Keep the foregrounds on the disk, and use those that are there."
+    self._store = ForegroundStore(folder)
+    return self
 
 # %% ../../nbs/pipeline/36_vvv.ipynb #aa30cbc4
 @patch
