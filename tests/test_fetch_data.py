@@ -35,7 +35,8 @@ def tree(tmp_path_factory): return write_visa(tmp_path_factory.mktemp('data')/'t
 
 @pytest.fixture(scope='module')
 def archive(tree):
-    with tarfile.open(tree.parent/'small.tar', 'w') as tar: tar.add(tree, 'VisA')  # one folder above the objects
+    with tarfile.open(tree.parent/'small.tar', 'w') as tar:  # one folder above the objects, and a licence beside it
+        tar.add(tree, 'VisA'); tar.addfile(tarfile.TarInfo('LICENSE'))
     return tree.parent/'small.tar'
 
 

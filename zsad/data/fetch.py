@@ -141,11 +141,6 @@ def _unpack(archive, folder, limits, progress):
         bar.update(bar.total - bar.n)
 
 # %% ../../nbs/data/25_fetch.ipynb #20158dca
-def _top(folder:Path)->Path:
-    "The folder itself, or the only folder in it."
-    inner = [p for p in folder.iterdir() if not p.name.startswith('.')]
-    return inner[0] if len(inner) == 1 and inner[0].is_dir() else folder
-
 def _check(d:Published, root:Path):
     "FetchError unless the folder holds what was published."
     for split, n in d.pictures.items():
@@ -154,6 +149,14 @@ def _check(d:Published, root:Path):
         bare = [s.key for s in ds if s.label and s.mask_path is None]
         if len(ds) != n: raise FetchError(f'{root} is not the whole of {d.name}: {len(ds):,} photos to {split}, published are {n:,}')
         if bare: raise FetchError(f'{root} is not the whole of {d.name}: {len(bare):,} masks are missing, the first for {bare[0]}')
+
+def _whole(d:Published, folder:Path)->Path:
+    "The folder itself or the only folder in it, whichever holds what was published."
+    inner = [p for p in folder.iterdir() if p.is_dir()]
+    for root in (folder, *inner*(len(inner) == 1)):
+        try: _check(d, root); return root
+        except FetchError as e: why = e
+    raise why
 
 # %% ../../nbs/data/25_fetch.ipynb #8e3f2251
 def _own(d, archive):
@@ -199,9 +202,7 @@ def fetch_dataset(
         source = _own(d, archive) if archive else _loaded(d, home, progress)
         if tmp.exists(): shutil.rmtree(tmp)
         unpack(source, tmp, d.limits, progress)
-        try:
-            _check(d, _top(tmp))
-            os.replace(_top(tmp), goal)
+        try: os.replace(_whole(d, tmp), goal)
         finally: shutil.rmtree(tmp, ignore_errors=True)
         if not archive: source.unlink()
     return goal
