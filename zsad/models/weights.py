@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'PROFILES', 'EXTRAS', 'WeightFile', 'Profile', 'weights_home', 'WeightsMissing', 'weights_path',
-           'weights_status', 'FetchError', 'sha256_of', 'fetch_file', 'fetch', 'BadWeights', 'read_weights',
-           'save_weights', 'fill', 'config_in']
+           'weights_status', 'FetchError', 'Unreachable', 'sha256_of', 'fetch_file', 'fetch', 'BadWeights',
+           'read_weights', 'save_weights', 'fill', 'config_in']
 
 # %% ../../nbs/models/20_weights.ipynb #083dd476
 import errno
@@ -135,6 +135,7 @@ def weights_status(
 
 # %% ../../nbs/models/20_weights.ipynb #25a70d86
 class FetchError(RuntimeError): "A file could not be fetched; the message says why and what to do."
+class Unreachable(FetchError): "The server cannot be reached at all."
 
 # %% ../../nbs/models/20_weights.ipynb #823c6906
 def _connect(url, start):
@@ -163,7 +164,7 @@ def _receive(f, part, bar): # Append what one connection brings
     if _held(part) < total: raise ConnectionError(f'closed after {_held(part):,} of {total:,} bytes')
 
 # %% ../../nbs/models/20_weights.ipynb #4de4d273
-def _no_internet(f, why): return FetchError(
+def _no_internet(f, why): return Unreachable(
     f'cannot reach {urlsplit(f.url).netloc or f.url} ({why}). Without internet: use `--weights tiny`, which is part of the package; '
     'or run `zsad fetch paper --to DIR` where there is internet, bring DIR here and set ZSAD_HOME=DIR')
 
