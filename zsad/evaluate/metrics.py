@@ -6,7 +6,7 @@
 __all__ = ['BITS', 'SHIFT', 'region_weights', 'Metric', 'undefined', 'Walk', 'ImageMetrics', 'ordered_bits', 'from_bits',
            'PixelMetrics']
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #ac7fada7
+# %% ../../nbs/evaluate/50_metrics.ipynb #e61710f5
 import io, os, tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from scipy import ndimage
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #e7d4a514
+# %% ../../nbs/evaluate/50_metrics.ipynb #c544625f
 def region_weights(
     mask:np.ndarray   # bool (H,W)
 )->tuple:             # (H,W) float64: 1/area of the pixel's region, 0 outside; and the number of regions
@@ -24,7 +24,7 @@ def region_weights(
     areas = np.bincount(regions.ravel(), minlength=n + 1)
     return np.concatenate([[0.], 1/areas[1:]])[regions], n
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #4a720a7a
+# %% ../../nbs/evaluate/50_metrics.ipynb #f42e877a
 @dataclass(frozen=True)
 class Metric:
     "A number between 0 and 1 and how far from the exact one it can be."
@@ -47,7 +47,7 @@ def undefined(
     if not anomalous: return dict.fromkeys(('auroc', 'ap', 'aupr', 'f1max', 'aupro'), f'no anomalous {what}')
     return {} if normal else dict.fromkeys(('auroc', 'aupro'), f'no normal {what}')
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #8efe817c
+# %% ../../nbs/evaluate/50_metrics.ipynb #098af7f2
 class Walk:
     "Adds up the exact metrics over distinct scores in falling order."
     def __init__(self,
@@ -95,7 +95,7 @@ def _area_to(end, x0, x1, y0, y1):
     part = np.divide(width, x1 - x0, out=np.zeros(len(x0)), where=x1 > x0)
     return float((width*(y0 + part*(y1 - y0)/2)).sum())
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #e67328e1
+# %% ../../nbs/evaluate/50_metrics.ipynb #1f33e19d
 class ImageMetrics:
     "Metrics of one score per photo, exact."
     def __init__(self): self.scores, self.labels = [], []
@@ -123,7 +123,7 @@ class ImageMetrics:
         w.go(values[::-1], neg, pos)
         return {k: v for k, v in w.metrics('photo').items() if k != 'aupro'}
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #af252e7a
+# %% ../../nbs/evaluate/50_metrics.ipynb #be02b32e
 BITS = 26                              # Upper bits that make a bin
 SHIFT = 32 - BITS
 
@@ -141,27 +141,28 @@ def from_bits(
     keys = np.asarray(keys, np.uint32)
     return (keys ^ np.where(keys >> 31, np.uint32(0x80000000), np.uint32(0xffffffff))).view(np.float32)
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #5282902d
-def _limits(neg, pos, weight, regions, limit):
+# %% ../../nbs/evaluate/50_metrics.ipynb #718c1099
+def _limits(neg, pos, weight, same, regions, limit):
     "Lowest and highest possible metric, and an estimate, from histograms in falling order of the score."
     fp1, tp1, pro1 = np.cumsum(neg), np.cumsum(pos), np.cumsum(weight)/max(regions, 1)
     n, p = int(fp1[-1]), int(tp1[-1])
     fp0, tp0, pro0 = fp1 - neg, tp1 - pos, np.concatenate([[0.], pro1[:-1]])
-    out, half = {}, float((neg*pos.astype(float)).sum())/2
+    out, half = {}, float((neg*pos.astype(float))[~same].sum())/2
     ratio = lambda a, b: np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
     if n and p:
         out['auroc'] = [(float((neg*(tp0 + pos/2)).sum()) + d)/(n*p) for d in (-half, half, 0)]
-        width = np.clip(limit*n - fp0, 0, neg)
-        low, high = float((width*pro0).sum()), float((width*pro1).sum())
-        out['aupro'] = [v/(limit*n) for v in (low, high, _area_to(limit*n, fp0, fp1, pro0, pro1))]
+        end, width = limit*n, np.clip(limit*n - fp0, 0, neg)
+        known, straight = _area_to(end, fp0[same], fp1[same], pro0[same], pro1[same]), _area_to(end, fp0, fp1, pro0, pro1)
+        out['aupro'] = [v/end for v in (known + float((width*pro0)[~same].sum()), known + float((width*pro1)[~same].sum()), straight)]
     if p:
         a1 = tp0 + fp1
         top, bottom, edge = ratio(tp1, tp1 + fp0), ratio(tp0, a1), ratio(tp1, tp1 + fp1)
-        worst = pos - np.where(fp1 > 0, fp1*np.log1p(ratio(pos, a1)), 0)
-        out['ap'] = [max(0., float(worst.sum())/p), float((pos*top).sum())/p]
-        out['aupr'] = [float((pos*v).sum())/p for v in (bottom, top, (np.concatenate([[1.], edge[:-1]]) + edge)/2)]
+        mean = (np.concatenate([[1.], edge[:-1]]) + edge)/2
+        worst = np.where(same, pos*edge, pos - np.where(fp1 > 0, fp1*np.log1p(ratio(pos, a1)), 0))
+        out['ap'] = [max(0., float(worst.sum())/p), float((pos*np.where(same, edge, top)).sum())/p]
+        out['aupr'] = [float((pos*v).sum())/p for v in (np.where(same, mean, bottom), np.where(same, mean, top), mean)]
         f1 = 2*tp1/(tp1 + fp1 + p)
-        out['f1max'] = [float(f1.max()), max(float(f1.max()), float((2*tp1/(tp1 + fp0 + p)).max())), float(f1.max()), int(f1.argmax())]
+        out['f1max'] = [float(f1.max()), max(float(f1.max()), float(np.where(same, 0, 2*tp1/(tp1 + fp0 + p)).max())), float(f1.max()), int(f1.argmax())]
     return out
 
 def _certified(low, high, value=None):
@@ -169,7 +170,7 @@ def _certified(low, high, value=None):
     value = (low + high)/2 if value is None else min(max(value, low), high)
     return value, max(high - value, value - low) + 1e-12
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #164568a0
+# %% ../../nbs/evaluate/50_metrics.ipynb #4efda5f6
 class PixelMetrics:
     "Metrics of anomaly maps, counted photo by photo in bounded memory."
     def __init__(self,
@@ -179,6 +180,7 @@ class PixelMetrics:
         if not 0 < limit <= 1: raise ValueError(f'limit must be above 0 and at most 1, got {limit!r}')
         self.limit, self.regions, self.photos = limit, 0, 0
         self.neg, self.pos, self.weight = (np.zeros(1 << BITS, t) for t in (np.int64, np.int64, np.float64))
+        self.low, self.high = (np.zeros(1 << BITS, np.uint8) for _ in range(2)) # Lower bits of a bin's smallest and largest score, plus 1; 0: empty
         self.kept, self._at = [_Folder()] if exact else None, []
 
     def update(self,
@@ -194,9 +196,16 @@ class PixelMetrics:
         neg, pos = np.sort(keys[~bad]), keys[bad]
         order = np.argsort(pos, kind='stable')
         pos, weight = pos[order], weight[order]
+        for keys in (neg, pos): self._span(*_ends(keys))
         self._add(*_runs(neg >> SHIFT), *_runs(pos >> SHIFT, weight))
         self.photos += 1
         if self.kept: self.kept[0].keep(neg, pos, weight)
+
+    def _span(self, at, low, high):
+        "Widen the spans of bins."
+        new = self.high[at] == 0
+        self.low[at] = np.where(new, low, np.minimum(self.low[at], low))
+        self.high[at] = np.where(new, high, np.maximum(self.high[at], high))
 
     def _add(self, neg_at, neg, pos_at, pos, weight):
         "Add counts to bins."
@@ -210,14 +219,20 @@ class PixelMetrics:
         "Bins that are not empty."
         return np.unique(np.concatenate([*self._at, np.zeros(0, np.uint32)])).astype(np.int64)
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #5e169e67
+# %% ../../nbs/evaluate/50_metrics.ipynb #5a7535dd
 def _runs(keys, weight=None):
     "Distinct values of a sorted array, how often each occurs, and the sum of their weights."
     start = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, int)
     out = np.asarray(keys[start]), np.diff(np.append(start, len(keys)))
     return out if weight is None else (*out, np.add.reduceat(weight, start) if len(start) else np.zeros(0))
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #8760dca2
+def _ends(keys):
+    "The bins of sorted keys, and the lower bits, plus 1, of the first and the last key of each."
+    at, n = _runs(keys >> SHIFT)
+    last = np.cumsum(n)
+    return (at, *((keys[i] & ((1 << SHIFT) - 1)).astype(np.uint8) + np.uint8(1) for i in (last - n, last - 1)))
+
+# %% ../../nbs/evaluate/50_metrics.ipynb #a7a25e23
 def _checked(amap, mask):
     "Map and mask that can be counted."
     amap, mask = np.asarray(amap), np.asarray(mask)
@@ -229,7 +244,7 @@ def _checked(amap, mask):
     if not np.isfinite(amap).all(): raise ValueError(f'a map must be finite in float32, got {(~np.isfinite(amap)).sum()} pixels with NaN or infinity')
     return amap, mask.astype(bool, copy=False)
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #267852aa
+# %% ../../nbs/evaluate/50_metrics.ipynb #10c9c6bd
 @patch
 def compute(self:PixelMetrics)->dict: # auroc, ap, aupr, f1max, aupro → `Metric`
     "The metrics of all photos so far, with certified bounds; exact ones if asked for."
@@ -237,7 +252,7 @@ def compute(self:PixelMetrics)->dict: # auroc, ap, aupr, f1max, aupro → `Metri
     at = self.occupied()[::-1]
     n, p = int(self.neg[at].sum()), int(self.pos[at].sum())
     why, found = undefined(n, p, 'pixel'), {}
-    limits = _limits(self.neg[at], self.pos[at], self.weight[at], self.regions, self.limit) if len(at) else {}
+    limits = _limits(self.neg[at], self.pos[at], self.weight[at], self.low[at] == self.high[at], self.regions, self.limit) if len(at) else {}
     for k in ('auroc', 'ap', 'aupr', 'f1max', 'aupro'):
         if k in why: found[k] = Metric(None, why=why[k])
         elif k == 'f1max':
@@ -246,7 +261,7 @@ def compute(self:PixelMetrics)->dict: # auroc, ap, aupr, f1max, aupro → `Metri
         else: found[k] = Metric(*_certified(*limits[k]))
     return found
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #4aafe3fd
+# %% ../../nbs/evaluate/50_metrics.ipynb #8f6a9e80
 @patch
 def merge(self:PixelMetrics,
     other:PixelMetrics  # Counted with the same limit
@@ -255,6 +270,7 @@ def merge(self:PixelMetrics,
     if self.limit != other.limit: raise ValueError(f'only metrics with the same limit can be merged, got {self.limit} and {other.limit}')
     if bool(self.kept) != bool(other.kept): raise ValueError('exact metrics can only be merged with exact ones')
     at = other.occupied()
+    self._span(at, other.low[at], other.high[at])
     self._add(at, other.neg[at], at, other.pos[at], other.weight[at])
     self.regions, self.photos = self.regions + other.regions, self.photos + other.photos
     if self.kept: self.kept = self.kept + other.kept
@@ -267,7 +283,7 @@ def save(self:PixelMetrics,
     "Write the counts, not what exact values need."
     at, data, path = self.occupied(), io.BytesIO(), Path(path)
     bad = at[self.pos[at] > 0]
-    np.savez_compressed(data, at=at.astype(np.uint32), neg=self.neg[at].astype(np.uint32), bad=bad.astype(np.uint32), pos=self.pos[bad].astype(np.uint32), weight=self.weight[bad], facts=np.array([self.regions, self.photos]), limit=self.limit)
+    np.savez_compressed(data, at=at.astype(np.uint32), neg=self.neg[at].astype(np.uint32), low=self.low[at], high=self.high[at], bad=bad.astype(np.uint32), pos=self.pos[bad].astype(np.uint32), weight=self.weight[bad], facts=np.array([self.regions, self.photos]), limit=self.limit)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     tmp.write_bytes(data.getvalue())
     os.replace(tmp, path)
@@ -282,12 +298,22 @@ def load(cls:PixelMetrics,
         with np.load(path, allow_pickle=False) as z:
             new = new or cls(float(z['limit']))
             if new.limit != float(z['limit']): raise ValueError(f'{path}: only metrics with the same limit can be merged, got {new.limit} and {float(z["limit"])}')
+            new._span(z['at'], z['low'], z['high'])
             new._add(z['at'], z['neg'], z['bad'], z['pos'], z['weight'])
             new.regions, new.photos = new.regions + int(z['facts'][0]), new.photos + int(z['facts'][1])
     if new is None: raise ValueError('load needs at least one file')
     return new
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #7aa97876
+# %% ../../nbs/evaluate/50_metrics.ipynb #fec38ac5
+@patch
+def curve(self:PixelMetrics)->dict: # threshold, fpr, tpr, precision, pro: arrays in falling order of the threshold
+    "The state at each bin's lower edge."
+    at = self.occupied()[::-1]
+    fp, tp, pro = (np.cumsum(getattr(self, n)[at]) for n in ('neg', 'pos', 'weight'))
+    if not len(at) or not fp[-1] or not tp[-1]: raise ValueError(f'a curve needs normal and anomalous pixels, got {int(fp[-1]) if len(at) else 0} and {int(tp[-1]) if len(at) else 0}')
+    return dict(threshold=from_bits((at << SHIFT).astype(np.uint32)), fpr=fp/fp[-1], tpr=tp/tp[-1], precision=tp/(tp + fp), pro=pro/self.regions)
+
+# %% ../../nbs/evaluate/50_metrics.ipynb #723273d2
 class _Folder:
     "Sorted scores of photos in a temporary folder."
     def __init__(self): self.dir, self.n = tempfile.TemporaryDirectory(prefix='zsad-metrics-'), 0
@@ -304,7 +330,7 @@ class _Folder:
             a, b = np.searchsorted(neg, [lo, hi]); c, d = np.searchsorted(pos, [lo, hi])
             yield *_runs(neg[a:b]), *_runs(pos[c:d], weight[c:d])
 
-# %% ../../nbs/evaluate/50_metrics.ipynb #55360f66
+# %% ../../nbs/evaluate/50_metrics.ipynb #b9a8177b
 @patch
 def _portions(self:PixelMetrics, most=8_000_000):
     "Ranges of keys from the top down, each of one bin or of few pixels."

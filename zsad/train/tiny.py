@@ -416,7 +416,9 @@ def judge(
 )->dict:           # The figures
     "Judge the last checkpoint on `n` pairs of each split and append the figures to the log."
     task.resume(Path(out)/'checkpoint.pt')
+    trained = [r for r in read_log(Path(out)/'log.jsonl') if 'judged' not in r][-1:]
     row = dict(step=task.step, seconds=round(task.seconds, 1), judged=n) | task.validate(n=n) | _run_of(task)
+    row |= {k: r[k] for r in trained for k in ('processes', 'pictures', 'schedule') if k in r}
     _log(out, row)
     return row
 
