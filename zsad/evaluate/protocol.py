@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from .metrics import Metric, PixelMetrics
+from .metrics import Measure, PixelMetrics
 
 # %% ../../nbs/evaluate/51_protocol.ipynb #0c9e8cf2
 def squashed(
@@ -34,8 +34,8 @@ def _stretched_pro(c, n=200, limit=.3):
     i = _at(c, n)
     fpr, pro = (np.where(i < 0, 0, c[k][i]) for k in ('fpr', 'pro'))
     fpr, pro = fpr[fpr < limit], pro[fpr < limit]
-    if len(fpr) < 2 or fpr.max() == fpr.min(): return Metric(None, why=f'fewer than two of {n} thresholds have different false positive rates below {limit}')
-    return Metric(float(-np.trapezoid(pro, (fpr - fpr.min())/(fpr.max() - fpr.min()))))
+    if len(fpr) < 2 or fpr.max() == fpr.min(): return Measure(None, reason=f'fewer than two of {n} thresholds have different false positive rates below {limit}')
+    return Measure(float(-np.trapezoid(pro, (fpr - fpr.min())/(fpr.max() - fpr.min()))))
 
 def _best_f1(c, exact, n=202):
     "The largest F1 at n thresholds."
@@ -66,13 +66,13 @@ class Protocol:
 
     def image(self,
         total    # `ImageMetrics`
-    )->dict:     # Metric → `Metric`
+    )->dict:     # Name → `Measure`
         "The metrics of the photos' scores."
         return self._given(total.compute())
 
     def pixel(self,
         total:PixelMetrics   # Of what `prepare` gave
-    )->dict:                 # Metric → `Metric`
+    )->dict:                 # Name → `Measure`
         "The metrics of the pixels."
         found = total.compute()
         if found['aupro'].value is not None and (self.pro, self.f1) != ('exact', 'exact'):

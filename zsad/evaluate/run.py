@@ -24,7 +24,7 @@ from ..data.folder import FolderDataset
 from ..data.mvtec import MvtecDataset, mvtec_categories
 from ..data.visa import VisaDataset, visa_categories
 from ..models.weights import MODELS, PROFILES, sha256_of, weights_path
-from .metrics import ImageMetrics, Metric, PixelMetrics
+from .metrics import ImageMetrics, Measure, PixelMetrics
 from .protocol import protocol
 
 # %% ../../nbs/evaluate/52_run.ipynb #f1eb8949
@@ -208,7 +208,7 @@ def _note(where, facts, start=None):
     text = json.dumps(dict(facts, starts=known), indent=1, ensure_ascii=False).encode()
     if not path.exists() or path.read_bytes() != text: write_atomically(path, text)
 
-# %% ../../nbs/evaluate/52_run.ipynb #d5251535
+# %% ../../nbs/evaluate/52_run.ipynb #84b234d8
 def _fold(record, protocols):
     "Replace the counts of the photos by their sum."
     lines, folder = sorted(record.photos().values(), key=lambda l: l['key']), record.path.with_suffix('')
@@ -296,7 +296,7 @@ class _Silent:
 def judged(
     record:Record,    # A category
     name:str          # Name of a protocol
-):                    # Metric's name → `Metric`, such as image_auroc and pixel_f1max
+):                    # Metric's name → `Measure`, such as image_auroc and pixel_f1max
     "The metrics of a category; raises ValueError with the reason when they cannot be computed."
     lines = sorted(record.photos().values(), key=lambda l: l['key'])
     bad = [l for l in lines if 'error' in l]
@@ -309,7 +309,7 @@ def judged(
         total = PixelMetrics.load(record.path.with_suffix('')/record.merged()[name])
         found |= {f'pixel_{k}': v for k, v in p.pixel(total).items()}
     for k in ('image_f1max', 'pixel_f1max'):
-        if k in found and found[k].floor is not None: found[f'{k}_floor'] = Metric(found[k].floor)
+        if k in found and found[k].floor is not None: found[f'{k}_floor'] = Measure(found[k].floor)
     return found
 
 # %% ../../nbs/evaluate/52_run.ipynb #ced7587c
@@ -363,7 +363,7 @@ def _means(values):
     "Mean over the categories of each metric that all of them have."
     shared = [m for m in next(iter(values.values())) if all(m in v and v[m].value is not None for v in values.values())]
     mean = lambda m, what: sum(getattr(v[m], what) for v in values.values())/len(values)
-    return {m: Metric(mean(m, 'value'), mean(m, 'bound')) for m in shared}
+    return {m: Measure(mean(m, 'value'), mean(m, 'bound')) for m in shared}
 
 def write_metrics(
     folders:list,   # Folders that `evaluate` wrote to
