@@ -14,7 +14,7 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
     project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl']},
-    packages=find_packages(include=['zsad*']), package_data={'zsad': ['*/tiny/*.safetensors']},
+    packages=find_packages(include=['zsad*']), package_data={'zsad': ['*/tiny/*.safetensors', 'evaluate/published.csv']},
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW_SHOT', 'READERS', 'COLUMNS', 'Job', 'weights_for', 'checksums', 'run_name', 'write_atomically', 'Record',
-           'Benchmark', 'evaluate', 'judged', 'Found', 'found', 'rows_of', 'write_metrics']
+           'Benchmark', 'score', 'evaluate', 'judged', 'Found', 'found', 'rows_of', 'write_metrics']
 
 # %% ../../nbs/evaluate/52_run.ipynb #69a7db4f
 import csv, hashlib, io, json, os, platform, subprocess
@@ -268,7 +268,7 @@ def _run(job, bench, tests, out, protocols, batch, device, dtype, bar):
     return where
 
 # %% ../../nbs/evaluate/52_run.ipynb #447ef2d3
-def evaluate(
+def score(
     jobs:list,                # `Job`s
     bench:Benchmark,          # Photos to be judged by
     out:str|Path,             # Folder of the runs; a run that is there already goes on
@@ -277,11 +277,20 @@ def evaluate(
     device:str=None,          # cpu, cuda or mps; None: the best that is there
     dtype:str=None,           # As for `create_detector`
     bar=None                  # Such as `tqdm`: takes total, initial and desc; None: no progress is shown
-)->list:                      # Rows of `metrics.csv`, which lies in `out`
-    "Score what is not scored yet, and judge all that is."
+)->list:                      # Folder of each job's run
+    "Score what is not scored yet."
     if isinstance(protocols, str): protocols = [protocols]
     protocols, tests, out = [protocol(p) for p in protocols], bench.split('test'), Path(out)
-    for job in jobs: _run(job, bench, tests, out, protocols, batch, device, dtype, bar or _Silent)
+    return [_run(job, bench, tests, out, protocols, batch, device, dtype, bar or _Silent) for job in jobs]
+
+def evaluate(
+    jobs:list,        # `Job`s
+    bench:Benchmark,  # Photos to be judged by
+    out:str|Path,     # Folder of the runs
+    *args, **kwargs   # As for `score`
+)->list:              # Rows of `metrics.csv`, which lies in `out`
+    "Score what is not scored yet, and judge all that is."
+    score(jobs, bench, out, *args, **kwargs)
     return write_metrics([out], out)
 
 # %% ../../nbs/evaluate/52_run.ipynb #102ff929
