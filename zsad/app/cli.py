@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'METHODS', 'COMMANDS', 'EXAMPLES', 'Usage', 'asked', 'remarks_on', 'scan_folder', 'demo_pictures', 'run_demo',
-           'render_tree', 'show_info', 'fetch_weights', 'main']
+           'render_tree', 'show_info', 'fetch_files', 'evaluate_methods', 'show_tables', 'ablate_method', 'main']
 
 # %% ../../nbs/app/70_cli.ipynb #361df522
 import argparse, platform, shutil, sys
@@ -269,18 +269,101 @@ def show_info()->int:  # Exit code
     return 0
 
 # %% ../../nbs/app/70_cli.ipynb #cf8d09c1
-def fetch_weights(
-    profile:str,     # paper or light
-    to:str=None      # Folder for the files, to be used as ZSAD_HOME on another machine; when not given, ZSAD_HOME or ~/.cache/zsad
-)->int:              # Exit code
-    "Download the weights of a profile, resume what was begun, and verify every file."
-    from zsad.models.weights import fetch
-    with asked(): fetch(profile, to)
-    print(f'{profile}: all files are here and verified')
+def fetch_files(
+    what:str,          # paper or light (weights), visa or mvtec (photos)
+    to:str=None,       # Folder for the files; when not given, ZSAD_HOME or ~/.cache/zsad. Weights: to be used as ZSAD_HOME on another machine
+    archive:str=None   # For visa and mvtec: the published archive, if you have it already; it is verified
+)->int:                # Exit code
+    "Download weights or a dataset, resume what was begun, and verify every file."
+    from zsad.data.fetch import DATASETS, fetch_dataset
+    from zsad.models.weights import FetchError, PROFILES, fetch
+    if what not in (*PROFILES, *DATASETS): raise Usage(f'what to fetch must be one of {", ".join((*PROFILES, *DATASETS))}, got {what!r}')
+    if archive and what not in DATASETS: raise Usage(f'--archive belongs to {" and ".join(DATASETS)}, got {what!r}')
+    with asked():
+        if what in DATASETS: print(f'{what}: whole, in {Path(fetch_dataset(what, to, archive)).as_posix()}')
+        else: fetch(what, to); print(f'{what}: all files are here and verified')
+    return 0
+
+# %% ../../nbs/app/70_cli.ipynb #8207bdd0
+def _words(text): return [w for w in (text or '').split(',') if w]
+
+def _benchmark(data, root, categories, names, obj):
+    "The photos to be judged by."
+    from zsad.evaluate.run import Benchmark
+    if not root: raise ValueError('name the folder of the photos with --root')
+    return Benchmark(data, Path(root), tuple(_words(categories)), names, obj)
+
+def _jobs(method, weights, shots, seeds):
+    "What has to run: a few-shot method once per seed."
+    from zsad.evaluate.run import Job
+    methods = [m for m in METHODS if shots or m != 'winclip+'] if method == 'all' else _words(method)
+    return [j for m in methods for j in ([Job(m, weights, shots, int(s)) for s in _words(seeds)] if shots and m in FEW_SHOT else [Job(m, weights)])]
+
+def _category_bar(total, initial, desc):
+    "A progress bar of one category on the error stream, if that is a terminal."
+    from tqdm import tqdm
+    return tqdm(total=total, initial=initial, desc=desc, file=sys.stderr, disable=None, unit='picture', dynamic_ncols=True)
+
+# %% ../../nbs/app/70_cli.ipynb #5a8e1eea
+def evaluate_methods(
+    data:str='visa',           # visa, mvtec or folder: how the photos are laid out
+    root:str=None,             # Folder of the photos; it must be given
+    method:str='vvv',          # vvv, clip-ac, winclip, winclip+, april-gan, several with commas, or all
+    weights:str='tiny',        # paper, light or tiny
+    categories:str=None,       # Folders of objects, with commas; all when not given
+    shots:int=0,               # Good photos to learn from, for winclip+ and april-gan
+    seeds:str='0',             # Which ones, a run for each, with commas
+    protocol:str='native',     # native, april-518, winclip-240, mvtec-official, musc, or several with commas
+    names:str='raw',           # How a folder becomes a noun: raw, words or community
+    object:str=None,           # The noun, for --data folder
+    out:str='zsad-evaluation', # Folder of the runs; what is done there is not done again
+    batch:int=1,               # Pictures in one call of the detector; the numbers do not depend on it
+    device:str=None            # cpu, cuda or mps; the best that is there when not given
+)->int:                        # Exit code
+    "Judge methods on VisA, MVTec-AD or photos of your own; killed, the same command goes on."
+    with asked():
+        from zsad.evaluate.run import evaluate, found, rows_of
+        bench, jobs = _benchmark(data, root, categories, names, object), _jobs(method, weights, shots, seeds)
+        for r in remarks_on(weights): print(r)
+        rows = evaluate(jobs, bench, out, _words(protocol), batch=batch, device=device, bar=_category_bar)
+    gaps = [w for run in found([out]) for w in rows_of(run)[1]]
+    for w in gaps: print(w, file=sys.stderr)
+    print(f'{len(rows)} numbers: {(Path(out)/"metrics.csv").as_posix()}   (zsad tables {out})')
+    return 1 if gaps else 0
+
+def show_tables(
+    dir:str,       # Folder that zsad evaluate wrote, or several with commas
+    to:str='md'    # md, csv, latex or html
+)->int:            # Exit code
+    "Print the results beside the published ones."
+    with asked():
+        from zsad.evaluate.tables import tables_of
+        print('\n'.join(t.to(to) for t in tables_of(_words(dir))), end='')
+    return 0
+
+def ablate_method(
+    method:str,                # vvv or winclip
+    data:str='visa',           # visa, mvtec or folder: how the photos are laid out
+    root:str=None,             # Folder of the photos; it must be given
+    weights:str='tiny',        # paper, light or tiny
+    categories:str=None,       # Folders of objects, with commas; all when not given
+    protocol:str='native',     # native, april-518, winclip-240, mvtec-official or musc
+    names:str='raw',           # How a folder becomes a noun: raw, words or community
+    object:str=None,           # The noun, for --data folder
+    to:str='md',               # md, csv, latex or html
+    out:str='zsad-ablation',   # Folder of the runs; what is done there is not done again
+    batch:int=1,               # Pictures in one call of the detector; the numbers do not depend on it
+    device:str=None            # cpu, cuda or mps; the best that is there when not given
+)->int:                        # Exit code
+    "Change one choice of a method at a time and print what each does."
+    with asked():
+        from zsad.evaluate.ablate import ablate
+        table = ablate(method, _benchmark(data, root, categories, names, object), out, weights, protocol, batch=batch, device=device, bar=_category_bar)
+    print(table.to(to), end='')
     return 0
 
 # %% ../../nbs/app/70_cli.ipynb #334e1945
-COMMANDS = dict(scan=scan_folder, demo=run_demo, render=render_tree, info=show_info, fetch=fetch_weights)
+COMMANDS = dict(scan=scan_folder, demo=run_demo, render=render_tree, info=show_info, fetch=fetch_files, evaluate=evaluate_methods, tables=show_tables, ablate=ablate_method)
 
 # %% ../../nbs/app/70_cli.ipynb #f007c844
 EXAMPLES = dict(
@@ -310,12 +393,31 @@ The tree has VisA's layout: <kind>/Data/Images, <kind>/Data/Masks, split_csv/1cl
   zsad fetch light                     smaller public checkpoints, about 2 GB
   zsad fetch paper --to /media/stick   on a machine with internet
   and on a machine without, with ZSAD_HOME=/media/stick in the environment:
-  zsad scan photos --object cookie --weights paper''')
+  zsad scan photos --object cookie --weights paper
+
+  zsad fetch visa --to data            the photos of VisA, 1.9 GB, CC BY 4.0
+  zsad fetch mvtec --archive mvtec_anomaly_detection.tar.xz --to data''',
+    evaluate='''examples:
+  zsad evaluate --root data/visa --method all --weights paper --out runs
+  zsad evaluate --root data/visa --method winclip+ --shots 4 --seeds 0,1,2,3,4 --out runs
+  zsad evaluate --data folder --root photos --object cookie --method vvv,winclip
+  zsad render parts && zsad evaluate --root parts --names words     without any download
+
+Started again, the same command goes on where it was killed. metrics.csv has a line
+per method, category, protocol and metric; values are fractions, with error bounds.
+
+exit code: 0 every category has its numbers, 1 some have not, 2 wrong use''',
+    tables='''examples:
+  zsad tables runs
+  zsad tables left,right --to latex    two machines did half of the categories each''',
+    ablate='''examples:
+  zsad ablate winclip --root data/visa --weights paper
+  zsad ablate vvv --data folder --root photos --object cookie --to csv''')
 
 # %% ../../nbs/app/70_cli.ipynb #b269aafb
 def _overview()->str:
     "The text of `zsad --help`."
-    lines = [f'  {n:8s}{f.__doc__}' for n, f in COMMANDS.items()]
+    lines = [f'  {n:10s}{f.__doc__}' for n, f in COMMANDS.items()]
     return '\n'.join(['usage: zsad COMMAND [options]   (zsad COMMAND --help says more)', '',
         'Finds and outlines defects in photos of products, from the name of the object alone.', '', *lines, '',
         'options:', '  -h, --help   this text', '  --version    the version', '',
