@@ -284,7 +284,7 @@ def fetch_files(
         else: fetch(what, to); print(f'{what}: all files are here and verified')
     return 0
 
-# %% ../../nbs/app/70_cli.ipynb #8207bdd0
+# %% ../../nbs/app/70_cli.ipynb #667bc6ee
 def _words(text): return [w for w in (text or '').split(',') if w]
 
 def _benchmark(data, root, categories, names, obj):
@@ -304,7 +304,7 @@ def _category_bar(total, initial, desc):
     from tqdm import tqdm
     return tqdm(total=total, initial=initial, desc=desc, file=sys.stderr, disable=None, unit='picture', dynamic_ncols=True)
 
-# %% ../../nbs/app/70_cli.ipynb #5a8e1eea
+# %% ../../nbs/app/70_cli.ipynb #20d1ca9d
 def evaluate_methods(
     data:str='visa',           # visa, mvtec or folder: how the photos are laid out
     root:str=None,             # Folder of the photos; it must be given
@@ -333,12 +333,13 @@ def evaluate_methods(
 
 def show_tables(
     dir:str,       # Folder that zsad evaluate wrote, or several with commas
-    to:str='md'    # md, csv, latex or html
+    to:str='md'    # md, latex or html: tables for people; csv: a line for each number
 )->int:            # Exit code
     "Print the results beside the published ones."
     with asked():
-        from zsad.evaluate.tables import tables_of
-        print('\n'.join(t.to(to) for t in tables_of(_words(dir))), end='')
+        from zsad.evaluate.tables import all_numbers, tables_of
+        tables = [all_numbers(_words(dir))] if to == 'csv' else tables_of(_words(dir))
+        print('\n'.join(t.to(to) for t in tables), end='')
     return 0
 
 def ablate_method(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEVERS', 'SHOWN', 'Lever', 'ablate']
 
-# %% ../../nbs/evaluate/54_ablate.ipynb #197700cf
+# %% ../../nbs/evaluate/54_ablate.ipynb #2f12f9a7
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..pipeline.vvv import Options
 from .run import Job, found, rows_of, score
 from .tables import Table
 
-# %% ../../nbs/evaluate/54_ablate.ipynb #796ce8ac
+# %% ../../nbs/evaluate/54_ablate.ipynb #0cf5747e
 @dataclass(frozen=True)
 class Lever:
     "One choice made otherwise."
@@ -49,7 +49,7 @@ LEVERS = {
         Lever('3×3 windows alone', dict(scales=(3,))),
         Lever('weights of epoch 32 (31)', dict(epoch='e32')))}
 
-# %% ../../nbs/evaluate/54_ablate.ipynb #275902cc
+# %% ../../nbs/evaluate/54_ablate.ipynb #04b89b24
 SHOWN = ('image_auroc', 'image_f1max', 'pixel_auroc', 'pixel_f1max', 'pixel_aupro')
 
 def ablate(
@@ -76,7 +76,7 @@ def ablate(
         said += why
     return _table(method, weights, bench, protocol, levers, lines, notes + said)
 
-# %% ../../nbs/evaluate/54_ablate.ipynb #1e24c0f7
+# %% ../../nbs/evaluate/54_ablate.ipynb #513ca6e6
 def _cannot(lever, weights):
     "Why a lever cannot be pulled here, or None."
     if lever.options.get('epoch') != 'e32': return None

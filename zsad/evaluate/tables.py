@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'FORMATS', 'IMAGE', 'PIXEL', 'ORDER', 'published', 'Table', 'Value', 'joined', 'beside_published',
-           'report_tables', 'provenance', 'tables_of']
+           'long_table', 'report_tables', 'provenance', 'all_numbers', 'tables_of']
 
 # %% ../../nbs/evaluate/53_tables.ipynb #d893d1af
 import csv, io
@@ -122,6 +122,21 @@ def _notes(cells, categories, protocol_name):
     bound = max((v.bound for (c, m), v in cells.items() if m.startswith('pixel')), default=0.)
     return [f'Protocol {protocol_name}: {protocol(protocol_name).says}', *[f[0].upper() + f[1:] + '.' for f in floors], f'Pixel metrics are certified to within {bound:.1g} of a percent point.'*bool(bound)][:4 if bound else -1]
 
+# %% ../../nbs/evaluate/53_tables.ipynb #6a38d7b3
+def long_table(
+    rows:list   # Of `evaluate`
+)->Table:       # A row per system, category and metric; percent
+    "Every number in a line of its own."
+    head, lines = ['method', 'weights', 'dataset', 'shots', 'protocol', 'category', 'metric', 'ours', 'std', 'seeds', 'bound', 'published', 'difference'], []
+    known = {(r['method'], r['dataset'], r['shots'], r['category'], r['metric']): r['value'] for r in published()}
+    text = lambda x, form: '' if x is None else format(x, form)
+    for s, cells in joined(rows).items():
+        same = _whole(s[2], {c for c, _ in cells})
+        for (c, m), v in cells.items():
+            t = None if c == 'mean' and not same else known.get((NAMES[s[0]], NAMES.get(s[2].split('-')[0], s[2]), s[3], c, m))
+            lines.append([*map(str, (s[0], s[1], s[2], s[3], s[4], c, m)), text(v.value, '.4f'), text(v.std, '.4f'), str(v.seeds), f'{v.bound:.2g}', text(t, 'g'), '' if None in (t, v.value) else f'{v.value - t:+.4f}'])
+    return Table('All numbers', head, lines)
+
 # %% ../../nbs/evaluate/53_tables.ipynb #f95e999c
 ORDER = ('pcb1', 'pcb2', 'pcb3', 'pcb4', 'capsules', 'candle', 'macaroni1', 'macaroni2', 'cashew', 'chewinggum', 'fryum', 'pipe_fryum')
 
@@ -161,6 +176,12 @@ def provenance(
             line = f"made by zsad {s['zsad']}" + f" ({s['commit']})"*bool(s['commit']) + f" with torch {s['torch']}, open_clip_torch {s['open_clip_torch']}, transformers {s['transformers']} on {s['machine']}, {s['device']}"
             if line not in said: said.append(line)
     return said
+
+def all_numbers(
+    folders:list   # Folders that `evaluate` wrote to
+)->Table:          # As from `long_table`
+    "Every number of some runs."
+    return long_table([r for run in found(folders) for r in rows_of(run)[0]])
 
 def tables_of(
     folders:list   # Folders that `evaluate` wrote to
