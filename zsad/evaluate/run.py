@@ -101,7 +101,8 @@ class Record:
         self.path = Path(path)
         raw = self.path.read_bytes() if self.path.exists() else b''
         self.whole = raw.rfind(b'\n') + 1
-        self.lines = [json.loads(l) for l in raw[:self.whole].splitlines()]
+        try: self.lines = [json.loads(l) for l in raw[:self.whole].splitlines()]
+        except ValueError as e: raise ValueError(f'{path} is damaged: {e}') from e
 
     def photos(self)->dict: # key → its last line
         "What is known of each photo."
@@ -337,7 +338,8 @@ def found(
     "The runs in some folders; parts of the same run are put together."
     runs = {}
     for path in sorted(p for f in folders for p in Path(f).glob('*/run.json')):
-        facts = json.loads(path.read_text(encoding='utf-8'))
+        try: facts = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as e: raise ValueError(f'{path} is damaged: {e}') from e
         run = runs.setdefault(path.parent.name, Found(path.parent.name, facts, {}))
         run.facts['starts'] += [s for s in facts['starts'] if s not in run.facts['starts']]
         for file in sorted(path.parent.glob('*.jsonl')): _put(run, Record(file))

@@ -151,7 +151,7 @@ def _plan(self:VVV, img):
     side = o.min_side or max(self.models['clip'].size, self.models['clipseg'].size)
     return _Plan(img, list(comps), make_tiles(comps, hw, min_side=side, max_aspect=o.max_aspect, max_parts=o.max_parts), [*fg.notes, *comps.notes])
 
-# %% ../../nbs/pipeline/36_vvv.ipynb #a3de5dce
+# %% ../../nbs/pipeline/36_vvv.ipynb #eebaad49
 @patch
 def remember_foregrounds(self:VVV,
     folder:str   # Where they are kept
