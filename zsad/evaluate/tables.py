@@ -118,7 +118,7 @@ def _cells(v, theirs, compared):
 def _notes(cells, categories, protocol_name):
     "What one must know to read a table."
     at = lambda m: [cells[c, m].value for c in categories if c != 'mean' and (c, m) in cells and cells[c, m].value is not None]
-    floors = [f"without any skill, by calling everything anomalous, {k} F1-max is {min(v):.1f}" + f"…{max(v):.1f}"*(len(v) > 1) + f", in the mean {sum(v)/len(v):.1f}" for k in ('image', 'pixel') if (v := at(f'{k}_f1max_floor'))]
+    floors = [f"without any skill, by calling everything anomalous, {k} F1-max is {min(v):.1f}" + (f"…{max(v):.1f}, in the mean {sum(v)/len(v):.1f}" if max(v) - min(v) > .05 else '') for k in ('image', 'pixel') if (v := at(f'{k}_f1max_floor'))]
     bound = max((v.bound for (c, m), v in cells.items() if m.startswith('pixel')), default=0.)
     return [f'Protocol {protocol_name}: {protocol(protocol_name).says}', *[f[0].upper() + f[1:] + '.' for f in floors], f'Pixel metrics are certified to within {bound:.1g} of a percent point.'*bool(bound)][:4 if bound else -1]
 
