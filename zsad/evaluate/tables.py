@@ -102,7 +102,7 @@ def _beside(system, cells, known, rows):
     compared = [m for m in metrics if any(theirs(c, m) is not None for c in categories)]
     for m in metrics: head += [m] + ['published', 'difference']*(m in compared)
     table = [[c, *(x for m in metrics for x in _cells(cells.get((c, m)), theirs(c, m), m in compared))] for c in categories]
-    return Table(f'{NAMES[method]} on {dataset}, weights {weights}' + f', {shots} good photos'*bool(shots), head, table, _notes(cells, categories, protocol))
+    return Table(f'{NAMES[method]} on {dataset}, weights {weights}' + f', {shots} good photos'*bool(shots), head, table, _notes(cells, categories, protocol) + [f"Published: on {NAMES.get(dataset.split('-')[0])}'s own photos, with the published weights, each under its authors' protocol."]*bool(compared))
 
 def _whole(dataset, categories):
     "Are these the categories of the published dataset, all of them?"
