@@ -318,14 +318,15 @@ def evaluate_methods(
     object:str=None,           # The noun, for --data folder
     out:str='zsad-evaluation', # Folder of the runs; what is done there is not done again
     batch:int=1,               # Pictures in one call of the detector; the numbers do not depend on it
-    device:str=None            # cpu, cuda or mps; the best that is there when not given
+    device:str=None,           # cpu, cuda or mps; the best that is there when not given
+    dtype:str=None             # float32, float16 or bfloat16; half precision on a GPU when not given
 )->int:                        # Exit code
     "Judge methods on VisA, MVTec-AD or photos of your own; killed, the same command goes on."
     with asked():
         from zsad.evaluate.run import evaluate, found, rows_of
         bench, jobs = _benchmark(data, root, categories, names, object), _jobs(method, weights, shots, seeds)
         for r in remarks_on(weights): print(r)
-        rows = evaluate(jobs, bench, out, _words(protocol), batch=batch, device=device, bar=_category_bar)
+        rows = evaluate(jobs, bench, out, _words(protocol), batch=batch, device=device, dtype=dtype, bar=_category_bar)
     gaps = [w for run in found([out]) for w in rows_of(run)[1]]
     for w in gaps: print(w, file=sys.stderr)
     print(f'{len(rows)} numbers: {(Path(out)/"metrics.csv").as_posix()}   (zsad tables {out})')
@@ -354,12 +355,13 @@ def ablate_method(
     to:str='md',               # md, csv, latex or html
     out:str='zsad-ablation',   # Folder of the runs; what is done there is not done again
     batch:int=1,               # Pictures in one call of the detector; the numbers do not depend on it
-    device:str=None            # cpu, cuda or mps; the best that is there when not given
+    device:str=None,           # cpu, cuda or mps; the best that is there when not given
+    dtype:str=None             # float32, float16 or bfloat16; half precision on a GPU when not given
 )->int:                        # Exit code
     "Change one choice of a method at a time and print what each does."
     with asked():
         from zsad.evaluate.ablate import ablate
-        table = ablate(method, _benchmark(data, root, categories, names, object), out, weights, protocol, batch=batch, device=device, bar=_category_bar)
+        table = ablate(method, _benchmark(data, root, categories, names, object), out, weights, protocol, batch=batch, device=device, dtype=dtype, bar=_category_bar)
     print(table.to(to), end='')
     return 0
 

@@ -95,5 +95,5 @@ def _table(method, weights, bench, protocol, levers, lines, notes):
     if not shown: raise ValueError('nothing can be compared: ' + '; '.join(notes[:3]))
     rows = [[l.says, *(x for m in shown for x in (line.get(m), '' if l is levers[0] or m not in line else f'{line[m] - lines[0][m]:+.1f}'))] for l, line in zip(levers, lines)]
     name = weights if isinstance(weights, str) else 'own'
-    return Table(f'{method} on {bench.label}, weights {name}: one choice at a time', ['changed', *(x for m in shown for x in (m, '±'))], rows,
-        [f'Protocol {protocol}, mean over {len(bench.categories) or len(bench.all())} categories. The column ± is the change against the first line.', *notes])
+    return Table(f'{method} on {bench.label}, weights {name}: one choice at a time', ['changed', *(x for m in shown for x in (m, 'change'))], rows,
+        [f'Protocol {protocol}, mean over {len(bench.categories) or len(bench.all())} categories. The columns "change" are against the first line.', *notes])

@@ -36,9 +36,10 @@ def chosen(
     keys = sorted(set.intersection(*({k for k, l in r.photos().items() if 'score' in l} for r in records.values())))
     labels = [records[method].photos()[k]['label'] for k in keys]
     errors = {m: rank_errors([r.photos()[k]['score'] for k in keys], labels) for m, r in records.items()}
-    told = lambda order: [(keys[i], {m: float(e[i]) for m, e in errors.items()}) for i in order[:n]]
-    out = dict(best=told(np.argsort(errors[method], kind='stable')), worst=told(np.argsort(-errors[method], kind='stable')))
-    if len(records) > 1: out['disputed'] = told(np.argsort(-np.ptp(list(errors.values()), axis=0), kind='stable'))
+    told = lambda order, size=None: [(keys[i], {m: float(e[i]) for m, e in errors.items()}) for i in order[:n] if size is None or size[i] > 0]
+    out = dict(best=told(np.argsort(errors[method], kind='stable')), worst=told(np.argsort(-errors[method], kind='stable'), errors[method]))
+    apart = np.ptp(list(errors.values()), axis=0)
+    if len(records) > 1: out['disputed'] = told(np.argsort(-apart, kind='stable'), apart)
     return out
 
 # %% ../../nbs/evaluate/55_gallery.ipynb #b34c749f
@@ -50,7 +51,8 @@ def contact_sheet(
 ):                   # A matplotlib figure
     "Photos, and below each what every method makes of it."
     import matplotlib.pyplot as plt
-    from zsad.show import outline, show_img, show_overlay
+    from zsad.show import outline, show_img, show_map
+    if not picks: raise ValueError('there is no photo to show')
     photos = [samples[k] for k, _ in picks]
     imgs, masks = [s.img() for s in photos], [s.mask() for s in photos]
     maps = {m: [d.predict(i, s.obj) for i, s in zip(imgs, photos)] for m, d in detectors.items()}
@@ -59,7 +61,7 @@ def contact_sheet(
         show_img(outline(img, msk) if msk is not None and msk.any() else img, f'{"bad" if s.label else "good"}: {s.path.stem}', axs[0, i])
     for row, (m, preds) in zip(axs[1:], maps.items()):
         top = max(float(p.amap.max()) for p in preds) or 1.
-        for i, p in enumerate(preds): show_overlay(imgs[i], p.amap, f'{m} {picks[i][1].get(m, float("nan")):.2f}', row[i], vmax=top)
+        for i, p in enumerate(preds): show_map(p.amap, f'{m}: error {picks[i][1].get(m, float("nan")):.2f}', row[i], vmax=top, bar=i == len(preds) - 1)
     for ax in axs.flat: ax.title.set_size(7)
     if title: fig.suptitle(title, size=9)
     return fig
