@@ -106,14 +106,14 @@ def plan_epoch(
 
 # %% ../../nbs/train/61_april_heads.ipynb #6b94bcb3
 class Tokened:
-    "Training pictures as the taps hear them, with masks of the same size."
+    "Patch tokens of the training pictures at the taps, with masks of the same size."
     def __init__(self,
         samples:list,       # From `checked`
         taps:Taps,          # The frozen network
         room_mb:float=2000  # Memory for tokens in megabytes
     ):
         self.samples, self.taps, self.room, self.kept = samples, taps, room_mb*1e6, OrderedDict()
-        self.axes = {o: prototypes(taps.clip, o) for o in sorted({s.obj for s in samples})}
+        self.texts = {o: prototypes(taps.clip, o) for o in sorted({s.obj for s in samples})}
 
     def _heard(self, img, msk):
         s = self.taps.size
@@ -121,14 +121,14 @@ class Tokened:
         return [t[0].cpu() for t in self.taps([img])[1]], torch.from_numpy(small)
 
     def __getitem__(self, numbers):
-        "Tokens per tap (g²,W), mask bool (S,S) and arrows (2,D) of one picture or of a mosaic."
+        "Tokens per tap (g²,W), mask bool (S,S) and the pair of text vectors (2,D) of one picture or of a mosaic."
         s = [self.samples[i] for i in numbers]
         got = self.kept.get(numbers)
         if got is None:
             got = self._heard(*mosaic([(x.img(), x.mask()) for x in s])) if len(s) > 1 else self._heard(s[0].img(), s[0].mask())
             cost = sum(t.nbytes for t in got[0]) + got[1].nbytes
             if len(s) == 1 and cost <= self.room: self.kept[numbers], self.room = got, self.room - cost
-        return *got, self.axes[s[0].obj]
+        return *got, self.texts[s[0].obj]
 
 # %% ../../nbs/train/61_april_heads.ipynb #89bbcb22
 def focal_loss(
@@ -159,19 +159,19 @@ def batch_losses(
     scale:float=100.    # Factor of the cosines
 )->dict:                # "focal" and "dice", each summed over the taps
     "The two losses of a batch."
-    tokens, msks, axes = zip(*batch)
+    tokens, msks, texts = zip(*batch)
     dev = heads.fc[0].weight.device
-    tokens, msk, axes = [torch.stack(t).to(dev) for t in zip(*tokens)], torch.stack(msks).to(dev), torch.stack(axes).to(dev)
-    gap = gaps(heads(tokens), axes, scale)
+    tokens, msk, texts = [torch.stack(t).to(dev) for t in zip(*tokens)], torch.stack(msks).to(dev), torch.stack(texts).to(dev)
+    gap = gaps(heads(tokens), texts, scale)
     maps = torch.stack([layer_maps(g, msk.shape[1:]) for g in gap], 1)
     return dict(focal=sum(focal_loss(m, msk, gamma) for m in maps), dice=sum(dice_loss(m, msk) for m in maps))
 
 # %% ../../nbs/train/61_april_heads.ipynb #9a14f99a
 @dataclass(frozen=True)
 class Recipe:
-    "How heads are trained; the defaults are the authors' for MVTec-AD."
+    "How heads are trained; the defaults are the authors' for MVTec-AD, of which the batch size is uncertain."
     epochs:int=3            # On VisA 15
-    batch:int=8             # Pictures per step; the last step of an epoch may have fewer
+    batch:int=8             # Pictures per step; uncertain, 8 or 64; the last step of an epoch may have fewer
     lr:float=1e-3           # Adam's learning rate
     betas:tuple=(.5, .999)  # Adam's memories
     gamma:float=2.          # Of the focal loss
@@ -283,7 +283,7 @@ def judge_heads(
     det:AprilGan,   # The detector
     samples:list,   # From `checked`
     side:int=64     # Maps and masks are judged at this size in pixels
-)->dict:            # "pixel_auroc", "image_auroc", "pictures"
+)->dict:            # "pixel_auroc", "image_auroc" (the class token's: heads do not change it), "pictures"
     "How well maps find masks and scores find bad pictures."
     from sklearn.metrics import roc_auc_score
     maps, msks, scores = [], [], []
@@ -300,13 +300,16 @@ def loss_curve(
     rows:list   # Lines of `log.jsonl`, from `read_log`
 )->None:        # Draws; `plt.gcf()` is the figure
     "Losses over the steps, and their mean per epoch."
-    _, axs = plt.subplots(1, 2, figsize=(7, 2.6), layout='constrained')
+    _, axs = plt.subplots(1, 2, figsize=(6.4, 2.5), layout='constrained')
     ends = [0] + [r['step'] for r in rows]
     for ax, i, name in zip(axs, (0, 1), ('focal', 'dice')):
         x = [a + (b - a)*(k + .5)/len(r['course']) for a, b, r in zip(ends, ends[1:], rows) for k in range(len(r['course']))]
-        ax.plot(x, [c[i] for r in rows for c in r['course']], lw=.7, color='.6')
-        ax.plot(ends[1:], [r[name] for r in rows], 'o-', color='C0', ms=4)
-        ax.set(xlabel='step', title=f'{name}, sum of the taps')
+        ax.plot(x, [c[i] for r in rows for c in r['course']], lw=.7, color='.6', label='within the epochs')
+        ax.plot(ends[1:], [r[name] for r in rows], 'o-', color='C0', ms=4, label='mean of an epoch')
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if i == 0: ax.set_ylim(bottom=0); ax.legend(fontsize=7)
+        ax.set(xlabel='step', ylabel='loss' if i == 0 else f'loss (axis from {ax.get_ylim()[0]:.2f})')
+        ax.set_title(f'{name}, sum of the taps', fontsize=9)
 
 # %% ../../nbs/train/61_april_heads.ipynb #f0042508
 def data_of(
