@@ -25,6 +25,7 @@ def label_prompts(
 )->PromptSet:                # Sentences of both sides
     "The words of one rung of the ladder (section 4.1)."
     if states not in (True, False): raise ValueError(f'states must be True or False, got {states!r}')
+    # `is` for True and False, since 1 and 0 equal them but are no answer here; a string need only be equal
     if not any(ensemble is e or ensemble == e == 'imagenet' for e in ENSEMBLES): raise ValueError(f'ensemble must be False, True or "imagenet", got {ensemble!r}')
     templates = tuple(t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES) if ensemble == 'imagenet' else WINCLIP.templates if ensemble else ('{}',)
     normal, anomalous = (WINCLIP.normal_states, WINCLIP.anomalous_states) if states else (('normal {}',), ('anomalous {}',))
