@@ -67,7 +67,8 @@ class Measure:
     def __repr__(self):
         if self.value is None: return f'undefined: {self.reason}'
         more = ', '.join(f'{k} {getattr(self, k):.4g}' for k in ('threshold', 'floor', 'limit') if getattr(self, k) is not None)
-        return f'{self.value:.6f}' + (f' ± {self.bound:.1e}' if self.bound else '') + (f' ({more})' if more else '')
+        sign = '±' if self.threshold is None else '+'
+        return f'{self.value:.6f}' + (f' {sign} {self.bound:.1e}' if self.bound else '') + (f' ({more})' if more else '')
 
 class Measures(dict):
     "Figures by name; a bare one is shown as a table."
