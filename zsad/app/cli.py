@@ -323,15 +323,16 @@ def evaluate_methods(
 )->int:                        # Exit code
     "Judge methods on VisA, MVTec-AD or photos of your own; killed, the same command goes on."
     with asked():
-        from zsad.evaluate.run import evaluate, found, rows_of
+        from zsad.evaluate.run import score, write_metrics
         bench, jobs = _benchmark(data, root, categories, names, object), _jobs(method, weights, shots, seeds)
         for r in remarks_on(weights): print(r)
-        rows = evaluate(jobs, bench, out, _words(protocol), batch=batch, device=device, dtype=dtype, bar=_category_bar)
-    gaps = [w for run in found([out]) for w in rows_of(run)[1]]
+        score(jobs, bench, out, _words(protocol), batch, device, dtype, _category_bar)
+        rows, gaps = write_metrics([out], out)
     for w in gaps: print(w, file=sys.stderr)
     print(f'{len(rows)} numbers: {(Path(out)/"metrics.csv").as_posix()}   (zsad tables {out})')
     return 1 if gaps else 0
 
+# %% ../../nbs/app/70_cli.ipynb #fc3317f4
 def show_tables(
     dir:str,       # Folder that zsad evaluate wrote, or several with commas
     to:str='md'    # md, latex or html: tables for people; csv: a line for each number
@@ -343,6 +344,7 @@ def show_tables(
         print('\n'.join(t.to(to) for t in tables), end='')
     return 0
 
+# %% ../../nbs/app/70_cli.ipynb #f5d65f48
 def ablate_method(
     method:str,                # vvv or winclip
     data:str='visa',           # visa, mvtec or folder: how the photos are laid out

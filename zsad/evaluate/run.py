@@ -8,7 +8,7 @@ __all__ = ['FEW_SHOT', 'READERS', 'COLUMNS', 'Job', 'weights_for', 'checksums', 
 
 # %% ../../nbs/evaluate/52_run.ipynb #69a7db4f
 import csv, hashlib, io, json, os, platform, subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -292,7 +292,7 @@ def evaluate(
 )->list:              # Rows of `metrics.csv`, which lies in `out`
     "Score what is not scored yet, and judge all that is."
     score(jobs, bench, out, *args, **kwargs)
-    return write_metrics([out], out)
+    return write_metrics([out], out)[0]
 
 # %% ../../nbs/evaluate/52_run.ipynb #102ff929
 class _Silent:
@@ -379,12 +379,13 @@ def _means(values):
 def write_metrics(
     folders:list,   # Folders that `evaluate` wrote to
     out:Path        # Where `metrics.csv` goes
-)->list:            # Its rows
+)->tuple:           # Its rows, and sentences on what has no number
     "Judge all runs and write the table."
-    rows = [r for run in found(folders) for r in rows_of(run)[0]]
+    judged_runs = [rows_of(run) for run in found(folders)]
+    rows, why = ([x for both in judged_runs for x in both[i]] for i in (0, 1))
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator='\n')
     table.writeheader()
     for r in rows: table.writerow(dict(r, value='' if r['value'] is None else f"{r['value']:.9f}", bound='' if r['value'] is None else f"{r['bound']:.2e}"))
     write_atomically(Path(out)/'metrics.csv', text.getvalue().encode())
-    return rows
+    return rows, why
