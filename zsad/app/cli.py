@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.script import anno_parser
 
 from .. import __version__
+from ..core import FEW_SHOT
 
 # %% ../../nbs/app/70_cli.ipynb #5418e8b2
 class Usage(Exception): "Something was asked for that cannot be done; the text is shown to the user."
@@ -37,8 +38,6 @@ def _bar(it, total, desc):
     "A progress bar on the error stream, if that is a terminal."
     from tqdm import tqdm
     return tqdm(it, total=total, desc=desc, file=sys.stderr, disable=None, unit='picture', dynamic_ncols=True)
-
-FEW_SHOT = ('winclip+', 'april-gan')
 
 def _good_photos(good, shots):
     "Paths of the photos in a folder that are not known to be bad."

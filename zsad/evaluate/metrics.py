@@ -6,13 +6,14 @@
 __all__ = ['region_weights', 'ordered_bits', 'from_ordered_bits', 'Measure', 'Measures', 'ImageMetrics', 'PixelMetrics']
 
 # %% ../../nbs/evaluate/50_metrics.ipynb #ca94a98a
-import io, os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
 from scipy import ndimage
+from ..core import write_atomically
 
 # %% ../../nbs/evaluate/50_metrics.ipynb #74a3090f
 def region_weights(
@@ -220,13 +221,11 @@ def save(self:PixelMetrics,
     path:str|Path   # A .npz file; written whole or not at all
 ):
     "Write the counts."
-    at, data, path = np.flatnonzero(self.every), io.BytesIO(), Path(path)
+    at, data = np.flatnonzero(self.every), io.BytesIO()
     bad = at[self.pos[at] > 0]
     np.savez_compressed(data, settings=np.array([self.bits, self.images, self.regions]), limit=self.limit, at=at.astype(np.uint32), every=self.every[at], value=self.value[at],
         bad=bad.astype(np.uint32), pos=self.pos[bad], weight=self.weight[bad])
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    tmp.write_bytes(data.getvalue())
-    os.replace(tmp, path)
+    write_atomically(path, data.getvalue())
 
 @patch(cls_method=True)
 def load(cls:PixelMetrics,

@@ -6,11 +6,12 @@
 __all__ = ['coverage', 'cell_share', 'points_on', 'Foreground', 'find_foreground', 'ForegroundStore']
 
 # %% ../../nbs/pipeline/30_foreground.ipynb #82928d17
-import hashlib, io, json, os
+import hashlib, io, json
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 import numpy as np
+from ..core import write_atomically
 from ..models.sam import point_grid
 
 # %% ../../nbs/pipeline/30_foreground.ipynb #cb7aac5a
@@ -148,13 +149,11 @@ class ForegroundStore:
 
 # %% ../../nbs/pipeline/30_foreground.ipynb #3a51ed82
 def _write_foreground(path, fg):
-    "All or nothing, so that a kill leaves no half file."
+    "Keep a foreground."
     data = io.BytesIO()
     np.savez_compressed(data, mask=np.packbits(fg.mask), hw=fg.mask.shape, parts=np.packbits(fg.parts), shape=fg.parts.shape, found=fg.found, notes=json.dumps(fg.notes))
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    tmp.write_bytes(data.getvalue())
-    os.replace(tmp, path)
+    write_atomically(path, data.getvalue())
 
 def _read_foreground(path):
     "A foreground that was kept; None if there is none that can be read."
