@@ -491,7 +491,7 @@ def foreground_table(
         t = record.get('foreground', {}).get(split, {})
         both = lambda k, bad: f'{say(t.get(k))} ({say(t.get(f"{k}_{bad}"))})'
         rows.append({'pictures': SPLITS[split], 'scenes': t.get('shadow_scenes', 0), 'IoU, IS-Net alone': both('iou_isnet', 'p10'), 'IoU, SAM ∩ IS-Net': both('iou_both', 'p10'),
-            'shadow taken in, IS-Net alone': both('shadow_isnet', 'p90'), 'shadow taken in, SAM ∩ IS-Net': both('shadow_both', 'p90'), 'whole picture taken instead': say(t.get('fallback'))})
+            'shadow taken in, IS-Net alone': both('shadow_isnet', 'p90'), 'shadow taken in, SAM ∩ IS-Net': both('shadow_both', 'p90'), 'fallback taken instead': say(t.get('fallback'))})
     return rows
 
 # %% ../../nbs/train/66_exam.ipynb #d95c127b
