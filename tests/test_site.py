@@ -1,5 +1,7 @@
 """What Quarto would complain about, found without Quarto: links, doclinks, alt texts, sizes, the sidebar, and the processing itself."""
 import base64, html, json, os, re, shutil, subprocess, sys
+from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 import pytest
 import yaml
@@ -34,16 +36,19 @@ def test_processing_is_silent(processed):
     assert run.stdout + run.stderr == ''
     assert {p.relative_to(proc) for p in proc.rglob('*.ipynb')} == {p.relative_to(NBS) for p in PAGES}
 
+@lru_cache(None)
 def anchors(page):
-    "What `#…` on a page can name: headings as Pandoc spells them, and what has been given an id."
-    found = set()
-    for c in cells(page, 'markdown') + cells(page, 'code'):
-        parts = [text(c)] if c['cell_type'] == 'markdown' else [''.join(o.get('data', {}).get('text/markdown', '')) for o in c['outputs']]
+    "What `#…` on a page can name: headings as Pandoc spells and numbers them, and what has been given an id."
+    found, seen = set(), Counter()
+    for c in json.loads(page.read_text(encoding='utf8'))['cells']:
+        parts = [text(c)] if c['cell_type'] == 'markdown' else [''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', [])]
         for s in parts:
             found |= set(re.findall(r'\{#([\w.:-]+)', s)) | set(re.findall(r'\bid="([^"]+)"', s))
             for h in re.findall(r'^#{1,6}\s+(.+?)\s*$', re.sub(r'^```.*?^```', '', s, flags=re.M | re.S), re.M):
                 h = re.sub(r'[^\w\s.-]', '', re.sub(r'\{[^}]*\}$|\[([^\]]*)\]\([^)]*\)', r'\1', h)).strip().lower()
-                found.add(re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', h)))
+                a = re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', h))
+                found.add(a + f'-{seen[a]}'*bool(seen[a]))
+                seen[a] += 1
     return found
 
 def links(page):

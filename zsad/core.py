@@ -276,7 +276,7 @@ def good_photos_needed(
 # %% ../nbs/00_core.ipynb #e84f4736
 @patch
 def calibrate(self:Detector,
-    good_images:list,   # Normal photos, not those that `fit` learnt from: paths, bytes, PIL pictures or arrays
+    good_images:list,   # Normal photos, not those that the detector has learnt from: paths, bytes, PIL pictures or arrays
     obj:str,            # Name of the object
     rate:float=.05      # Largest expected share of further good photos that are called bad
 )->Threshold:           # Its `bad` tells good from bad

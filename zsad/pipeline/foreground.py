@@ -8,6 +8,7 @@ __all__ = ['coverage', 'cell_share', 'points_on', 'Foreground', 'find_foreground
 # %% ../../nbs/pipeline/30_foreground.ipynb #82928d17
 import hashlib, io, json
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from zipfile import BadZipFile
 import numpy as np
@@ -98,11 +99,11 @@ def find_foreground(
     source:str='sam',           # "sam" (SAM filtered by IS-Net), "dichotomous" (IS-Net alone) or "none" (the whole picture)
     points:str='foreground',    # Where SAM is asked: "foreground" (on IS-Net's mask, fast) or "grid" (everywhere, as SAM's own generator)
     points_per_side:int=32,     # Points along each side of SAM's grid
-    fallback:str='image',       # When no SAM mask is kept: "image" (the whole picture) or "dichotomous" (IS-Net's mask, if there is one)
+    fallback:str='dichotomous', # When no SAM mask is kept: "dichotomous" (IS-Net's mask) or "image" (the whole picture); where IS-Net sees nothing it is the whole picture
     **filters                   # More for SAM: `pred_iou`, `stability`, `nms` …
 )->Foreground:
     "Find the objects in a picture."
-    choices = dict(source=('sam', 'dichotomous', 'none'), points=('foreground', 'grid'), fallback=('image', 'dichotomous'))
+    choices = dict(source=('sam', 'dichotomous', 'none'), points=('foreground', 'grid'), fallback=('dichotomous', 'image'))
     for (k, ok), v in zip(choices.items(), (source, points, fallback)):
         if v not in ok: raise ValueError(f'{k} must be one of {", ".join(ok)}; got {v!r}')
     none = np.zeros((0, 1, 1), bool)
@@ -126,6 +127,8 @@ def _network_digest(net)->bytes:
     for name, t in net.model.state_dict().items(): h.update(name.encode() + t.detach().cpu().float().contiguous().numpy().tobytes())
     return h.digest()
 
+_DEFAULTS = {k: p.default for k, p in signature(find_foreground).parameters.items() if p.default is not p.empty} # A default that changes is another question
+
 class ForegroundStore:
     "Foregrounds in a folder, found again by picture, networks and settings."
     def __init__(self,
@@ -142,7 +145,7 @@ class ForegroundStore:
         **settings      # As for `find_foreground`
     )->Foreground:      # As from `find_foreground`; without `dich` if it was kept
         "The foreground of a picture: kept, or found and kept."
-        what = [settings, list(img.shape), self._digest(isnet).hex(), self._digest(sam).hex()]
+        what = [_DEFAULTS | settings, list(img.shape), self._digest(isnet).hex(), self._digest(sam).hex()]
         path = self.folder/f'{hashlib.sha256(json.dumps(what, sort_keys=True).encode() + img.tobytes()).hexdigest()[:32]}.npz'
         if (fg := _read_foreground(path)) is None: _write_foreground(path, fg := find_foreground(img, isnet, sam, **settings))
         return fg

@@ -228,6 +228,12 @@ BASELINES = dict(saliency=saliency, median=median_patch)
 # %% ../../nbs/train/66_exam.ipynb #312f6086
 SYSTEMS = ('ensemble', 'vvv', 'saliency', 'median', 'foreground')
 
+def _known(systems):
+    "The systems, if all of them exist and there is at least one."
+    wrong = [s for s in systems if s not in SYSTEMS]
+    if wrong or not systems: raise ValueError(f'systems must be some of {", ".join(SYSTEMS)}; got {", ".join(wrong) or "none"}')
+    return tuple(systems)
+
 class Judges:
     "The systems of the exam, loaded."
     def __init__(self,
@@ -235,8 +241,7 @@ class Judges:
         weights='tiny',        # As for `create_detector`
         device:str='cpu'       # Where to compute
     ):
-        wrong = [s for s in systems if s not in SYSTEMS]
-        if wrong or not systems: raise ValueError(f'systems must be some of {", ".join(SYSTEMS)}; got {", ".join(wrong) or "none"}')
+        systems = _known(systems)
         store_attr()
         self.det = create_detector('vvv', weights, device) if 'vvv' in systems else None
         have = self.det.models if self.det else {}
@@ -411,14 +416,14 @@ def run_exam(
     show:bool=False        # A progress bar?
 )->list:                   # Rows, in the order of the plan
     "Ask every question that has no answer yet."
-    out, file = Path(out), Path(out)/'pictures.jsonl'
+    systems, out, file = _known(systems), Path(out), Path(out)/'pictures.jsonl'
     out.mkdir(parents=True, exist_ok=True)
     _claim(out/'head.json', _head(plan, systems, weights))
     plan = [q for q in plan if _asked(q, systems)]
     rows = read_rows(file)
     todo = plan[len(rows):]
     with open(file, 'a', encoding='utf8') as f, tqdm(total=len(plan), initial=len(rows), unit='picture', disable=not show) as bar:
-        for row in _answers(todo, tuple(systems), weights, device, workers) if todo else ():
+        for row in _answers(todo, systems, weights, device, workers) if todo else ():
             f.write(json.dumps(row) + '\n'); f.flush()
             rows.append(row); bar.update()
     return rows
@@ -491,7 +496,7 @@ def foreground_table(
         t = record.get('foreground', {}).get(split, {})
         both = lambda k, bad: f'{say(t.get(k))} ({say(t.get(f"{k}_{bad}"))})'
         rows.append({'pictures': SPLITS[split], 'scenes': t.get('shadow_scenes', 0), 'IoU, IS-Net alone': both('iou_isnet', 'p10'), 'IoU, SAM ∩ IS-Net': both('iou_both', 'p10'),
-            'shadow taken in, IS-Net alone': both('shadow_isnet', 'p90'), 'shadow taken in, SAM ∩ IS-Net': both('shadow_both', 'p90'), 'whole picture taken instead': say(t.get('fallback'))})
+            'shadow taken in, IS-Net alone': both('shadow_isnet', 'p90'), 'shadow taken in, SAM ∩ IS-Net': both('shadow_both', 'p90'), 'fallback taken instead': say(t.get('fallback'))})
     return rows
 
 # %% ../../nbs/train/66_exam.ipynb #d95c127b

@@ -432,7 +432,7 @@ def read_log(
 # %% ../../nbs/train/60_tiny.ipynb #ed13078a
 def curves(
     rows:list,     # From `read_log`
-    *panels:tuple, # Names of figures without `_train` and `_held`; a panel per tuple
+    *panels:tuple, # Names of figures without the ending that names the kinds; a panel per tuple
 )->None:           # Draws; `plt.gcf()` is the figure
     "Figures over minutes; trained kinds solid, held-out kinds dashed, judged figures as marks."
     _,axs = plt.subplots(1, len(panels), figsize=(3*len(panels), 3), squeeze=False, layout='constrained')
