@@ -22,7 +22,7 @@ def code(cell):
     s = ''.join(cell['source'])
     if re.search(r'^#\s*\|\s*(hide|default_exp)', s, re.M): return ''
     shown = re.sub(r'^#\s*\|.*\n?', '', s, flags=re.M).strip('\n')
-    texts = [''.join(o.get('text') or o.get('data', {}).get('text/markdown') or o.get('data', {}).get('text/plain') or '').rstrip() for o in cell['outputs'] if 'image/png' not in o.get('data', {})]
+    texts = [''.join(o.get('text') or o.get('data', {}).get('text/markdown') or o.get('data', {}).get('text/plain') or '').rstrip() for o in cell['outputs'] if not any(k.startswith('image/') for k in o.get('data', {}))]
     quiet = re.search(r'^#\s*\|\s*echo:\s*false', s, re.M)
     out = [] if quiet else [f'```python\n{shown}\n```']
     return '\n\n'.join(out + [t if 'text/markdown' in str(cell['outputs']) else '\n'.join('    ' + l for l in t.split('\n')) for t in texts if t])

@@ -34,7 +34,7 @@ def smaller_picture(data, close=37.5, limit=60_000):
     for n in (32, 64, 128, 256):
         kinds.append(encoded(img.quantize(n, Image.Quantize.MEDIANCUT, kmeans=2, dither=0), 'PNG'))
         if _like(img, kinds[-1][1]) >= close: break
-    kinds.append(encoded(img, 'JPEG', quality=80, subsampling=0, progressive=True))
+    kinds += [encoded(img, 'JPEG', quality=q, subsampling=0, progressive=True) for q in (78, 84)]
     fits = [k for k in kinds if _like(img, k[1]) >= close and len(k[1]) <= limit] or kinds
     return min(fits, key=lambda k: len(k[1]))
 
