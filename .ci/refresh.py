@@ -27,19 +27,22 @@ def _like(img, data):
     diff = np.asarray(img, float) - np.asarray(Image.open(io.BytesIO(data)).convert('RGB'), float)
     return 10*np.log10(255**2/max(np.square(diff).mean(), 1e-9))
 
-def smaller_png(data, close=38, limit=60_000):
-    "The same picture with the fewest colours that the eye takes for the original, below `limit` bytes."
-    img = Image.open(io.BytesIO(data)).convert('RGB')
+def smaller_picture(data, close=37.5, limit=60_000):
+    "The same picture in the fewest bytes that the eye takes for the original: PNG with few colours, or JPEG for what looks like a photo."
+    img, kinds = Image.open(io.BytesIO(data)).convert('RGB'), [('image/png', data)]
+    def encoded(im, kind, **how): b = io.BytesIO(); im.save(b, kind, optimize=True, **how); return f'image/{kind.lower()}', b.getvalue()
     for n in (32, 64, 128, 256):
-        b = io.BytesIO(); img.quantize(n, Image.Quantize.MEDIANCUT, kmeans=2, dither=0).save(b, 'PNG', optimize=True)
-        if n == 32 or len(b.getvalue()) <= limit: best = b.getvalue()
-        if _like(img, best) >= close: break
-    return min(data, best, key=len)
+        kinds.append(encoded(img.quantize(n, Image.Quantize.MEDIANCUT, kmeans=2, dither=0), 'PNG'))
+        if _like(img, kinds[-1][1]) >= close: break
+    kinds += [encoded(img, 'JPEG', quality=q, subsampling=0, progressive=True) for q in (78, 84)]
+    fits = [k for k in kinds if _like(img, k[1]) >= close and len(k[1]) <= limit] or kinds
+    return min(fits, key=lambda k: len(k[1]))
 
 def lighten(cell):
     for o in cell.get('outputs', []):
-        if png := o.get('data', {}).get('image/png'):
-            o['data']['image/png'] = base64.b64encode(smaller_png(base64.b64decode(''.join(png)))).decode() + '\n'
+        if png := o.get('data', {}).pop('image/png', None):
+            kind, small = smaller_picture(base64.b64decode(''.join(png)))
+            o['data'][kind] = base64.b64encode(small).decode() + '\n'
 
 def refresh(path, flags):
     nb, start = read_nb(path), time.time()

@@ -110,7 +110,7 @@ def test_every_figure_has_alt_text(page):
 
 @each_page
 def test_figures_are_small(page):
-    sizes = {c['id']: len(base64.b64decode(''.join(d['image/png']))) for c, d in pictures(page) if 'image/png' in d}
+    sizes = {c['id']: len(base64.b64decode(''.join(d[k]))) for c, d in pictures(page) for k in PICTURE[:2] if k in d}
     assert not {i: s for i, s in sizes.items() if s > 60_000}
 
 def test_the_notebooks_are_small():
@@ -149,3 +149,11 @@ def test_the_strip_links_to_every_stage():
     svg = (NBS/'images'/'pipeline.svg').read_text()
     boxes = dict(re.findall(r'<a id="(\w+)" href="\.\./pipeline/(\w+)\.html"', svg))
     assert set(boxes) == {web(p) for p in STAGES} - {'vvv'} and all(k == v for k, v in boxes.items())
+
+@each_page
+def test_no_word_is_linked_by_accident(page):
+    "nbdev links every `word` that is also the name of a symbol: right only where the page's code defines or imports that symbol."
+    from nbdev.doclinks import NbdevLookup
+    lookup, code = NbdevLookup('zsad'), '\n'.join(text(c) for c in cells(page, 'code'))
+    words = {w for c in cells(page, 'markdown') for w in re.findall(r'(?<![\[`])`([a-z]+)`(?![\]`])', re.sub(r'^```.*?^```', '', text(c), flags=re.M | re.S))}
+    assert not {w: lookup.doc(w) for w in words if lookup.doc(w) and not re.search(rf'^\s*(?:def|class) {w}\b|^(?:from|import)[^#\n]*\b{w}\b', code, re.M)}

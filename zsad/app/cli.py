@@ -394,8 +394,8 @@ The tree has VisA's layout: <kind>/Data/Images, <kind>/Data/Masks, split_csv/1cl
     info='''example:
   zsad info''',
     fetch='''examples:
-  zsad fetch light                     smaller public checkpoints, about 2 GB
-  zsad fetch paper --to /media/stick   on a machine with internet
+  zsad fetch light                     with the smallest SAM, about 3 GB
+  zsad fetch paper --to /media/stick   about 5 GB, on a machine with internet
   and on a machine without, with ZSAD_HOME=/media/stick in the environment:
   zsad scan photos --object cookie --weights paper
 

@@ -54,6 +54,7 @@ def __call__(self:Tokens,
         if n > self.context: warnings.warn(f'{t!r} has {n} tokens and is cut to the {self.context} that the model reads')
     return self.rows[ids]
 
+# %% ../../nbs/models/21_clip.ipynb #0d76a9d9
 @patch
 def unknown(self:Tokens,
     text:str    # A sentence or a noun
