@@ -18,7 +18,7 @@ from ..show import show_img
 @dataclass(frozen=True)
 class Component:
     "One connected piece of the foreground."
-    label:int     # Its number: 1, 2, … in the order of the topmost pixel, as one reads
+    label:int     # Its number: 1, 2, … by the first pixel met from the top, row by row
     box:tuple     # (x0, y0, x1, y1) in pixels, half-open
     area_px:int   # Foreground pixels in it
     parts:int=0   # SAM masks inside it, the piece itself not counted
@@ -39,14 +39,14 @@ def _large_enough(area, min_area_frac, max_components):
 
 # %% ../../nbs/pipeline/31_tiling.ipynb #91c7e3b7
 class Components(list):
-    "Components in reading order; knows what was left out."
-    dropped, dropped_px, min_area_frac = 0, 0, 0.
+    "Components by the first pixel met from the top; knows what was left out."
+    dropped, dropped_px, beyond, min_area_frac = 0, 0, 0, 0. # `beyond` of the dropped were large enough, but too many
 
     @property
     def notes(self)->list: # A sentence when specks were left out, else nothing
         if not self.dropped: return []
-        return [f'{self.dropped} {"speck" if self.dropped == 1 else "specks"} of the foreground ({self.dropped_px} px together) left out: '
-                f'smaller than {self.min_area_frac:.2g} of the largest piece, or too many pieces']
+        why = [f'smaller than {self.min_area_frac:.2g} of the largest piece']*(self.dropped > self.beyond) + [f'not among the {len(self)} largest']*(self.beyond > 0)
+        return [f'{self.dropped} {"speck" if self.dropped == 1 else "specks"} of the foreground ({self.dropped_px} px together) left out: {", or ".join(why)}']
 
 # %% ../../nbs/pipeline/31_tiling.ipynb #39fcb9d7
 def _shrink(labels, hw):
@@ -88,7 +88,7 @@ def find_components(
     parts:np.ndarray=None,       # Kept SAM masks (n,h,w) bool over the same picture, any resolution; None: none
     min_area_frac:float=.01,     # Pieces smaller than this share of the largest piece are specks, 0…1
     max_components:int=256       # At most so many, the largest
-)->Components:                   # A list of `Component`, in reading order; its `.notes` say what was left out
+)->Components:                   # A list of `Component`, by the first pixel met from the top; its `.notes` say what was left out
     "The 8-connected pieces of the foreground, without specks."
     if mask.ndim != 2 or mask.dtype != bool: raise ValueError(f'the foreground must be a bool mask (H, W), got {mask.dtype} {mask.shape}')
     if not 0 <= min_area_frac <= 1: raise ValueError(f'min_area_frac must lie in 0…1, got {min_area_frac}')
@@ -102,6 +102,7 @@ def find_components(
     count = count_parts(new[_shrink(labels, parts.shape[1:])], len(keep), parts)
     comps = Components(Component(i + 1, boxes[k], int(area[k]), int(count[i])) for i, k in enumerate(keep))
     comps.dropped, comps.dropped_px, comps.min_area_frac = n - len(keep), int(area.sum() - area[keep].sum()), min_area_frac
+    comps.beyond = int((area >= min_area_frac*area.max()).sum()) - len(keep)
     return comps
 
 # %% ../../nbs/pipeline/31_tiling.ipynb #b9dda827
