@@ -39,9 +39,9 @@ def smaller_picture(data, close=36.5, limit=60_000):
     return min(fits, key=lambda k: len(k[1]))
 
 def lighten(cell):
-    "Small pictures; and no plain text where the same stands beside it as a table."
+    "Small pictures; and no plain text where the same stands beside it as a table or a figure."
     for o in cell.get('outputs', []):
-        if {'text/markdown', 'text/html'} & set(o.get('data', {})): o['data'].pop('text/plain', None)
+        if {'text/markdown', 'text/html', 'image/png'} & set(o.get('data', {})): o['data'].pop('text/plain', None)
         if png := o.get('data', {}).pop('image/png', None):
             kind, small = smaller_picture(base64.b64decode(''.join(png)))
             o['data'][kind] = base64.b64encode(small).decode() + '\n'
