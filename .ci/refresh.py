@@ -27,19 +27,21 @@ def _like(img, data):
     diff = np.asarray(img, float) - np.asarray(Image.open(io.BytesIO(data)).convert('RGB'), float)
     return 10*np.log10(255**2/max(np.square(diff).mean(), 1e-9))
 
-def smaller_picture(data, close=37.5, limit=60_000):
+def smaller_picture(data, close=36.5, limit=60_000):
     "The same picture in the fewest bytes that the eye takes for the original: PNG with few colours, or JPEG for what looks like a photo."
     img, kinds = Image.open(io.BytesIO(data)).convert('RGB'), [('image/png', data)]
     def encoded(im, kind, **how): b = io.BytesIO(); im.save(b, kind, optimize=True, **how); return f'image/{kind.lower()}', b.getvalue()
-    for n in (32, 64, 128, 256):
+    for n in (16, 24, 32, 64, 128, 256):
         kinds.append(encoded(img.quantize(n, Image.Quantize.MEDIANCUT, kmeans=2, dither=0), 'PNG'))
         if _like(img, kinds[-1][1]) >= close: break
-    kinds += [encoded(img, 'JPEG', quality=q, subsampling=0, progressive=True) for q in (78, 84)]
+    kinds += [encoded(img, 'JPEG', quality=q, subsampling=s, progressive=True) for q in (78, 84) for s in (0, 2)]
     fits = [k for k in kinds if _like(img, k[1]) >= close and len(k[1]) <= limit] or kinds
     return min(fits, key=lambda k: len(k[1]))
 
 def lighten(cell):
+    "Small pictures; and no plain text where the same stands beside it as a table or a figure."
     for o in cell.get('outputs', []):
+        if {'text/markdown', 'text/html', 'image/png'} & set(o.get('data', {})): o['data'].pop('text/plain', None)
         if png := o.get('data', {}).pop('image/png', None):
             kind, small = smaller_picture(base64.b64decode(''.join(png)))
             o['data'][kind] = base64.b64encode(small).decode() + '\n'

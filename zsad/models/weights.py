@@ -166,7 +166,7 @@ def _receive(f, part, bar): # Append what one connection brings
 # %% ../../nbs/models/20_weights.ipynb #4de4d273
 def _no_internet(f, why): return Unreachable(
     f'cannot reach {urlsplit(f.url).netloc or f.url} ({why}). Without internet: use `--weights tiny`, which is part of the package; '
-    'or run `zsad fetch paper --to DIR` where there is internet, bring DIR here and set ZSAD_HOME=DIR')
+    'or run the same `zsad fetch` with `--to DIR` where there is internet, bring DIR here and set ZSAD_HOME=DIR')
 
 def _refused(f, part, e)->bool: # An HTTP error: True when the part is complete, False to try again, FetchError when there is no point
     if e.code == 416:
