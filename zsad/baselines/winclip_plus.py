@@ -80,7 +80,7 @@ class WinPlusOptions(WinOptions):
 # %% ../../nbs/baselines/43_winclip_plus.ipynb #d17e2339
 @register_detector('winclip+')
 class WinCLIPPlus(WinCLIP):
-    "WinCLIP+ (section 4.3 of the paper): WinCLIP and a memory of a few good photos. Call `fit` before `predict`."
+    "WinCLIP+ (section 4.3 of the paper): WinCLIP and a memory of a few good photos. Needs good photos before the first picture."
     Options = WinPlusOptions
     memory = None   # What `fit` keeps
 
