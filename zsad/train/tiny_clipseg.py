@@ -122,8 +122,8 @@ class ClipSegTask(Task):
         net.clip.logit_scale.requires_grad_(False)
         return net
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, home, seed=0, device='cpu', pairs=None, shard=16):
+        super().__init__(home, seed, device, pairs, shard)
         slow_down(self.opts, list(self.net.clip.vision_model.parameters()))
 
     def normal(self, img):
@@ -132,6 +132,7 @@ class ClipSegTask(Task):
         return (self.tensor(img).movedim(-1, -3).float()/255 - m)/s
 
     def batch(self, progress):
+        "Pictures, questions, the picture of each question and its mask."
         x,kinds = self.draw()
         x = x.reshape(-1, *x.shape[2:])
         return x[...,:3],*draw_questions(x, kinds.repeat(2).tolist(), rng_of(self.seed, 63, self.step))
@@ -151,6 +152,7 @@ def decode(self:ClipSegTask, net, taps, which, texts):
 
 @patch
 def losses(self:ClipSegTask, b, progress):
+    "Cross-entropy and dice of all answers; the tower gets gradients late."
     img,texts,which,target = b
     with self.half():
         with torch.set_grad_enabled(progress > self.rest): taps = self.taps(self.net, img)
@@ -202,4 +204,6 @@ def validate(self:ClipSegTask, n=48):
     return out
 
 @patch
-def export(self:ClipSegTask, path, facts): save_weights(path, self.ema.into(self.net), dict(CLIPSEG_CFG, vocab=self.vocab), training=facts)
+def export(self:ClipSegTask, path, facts):
+    "Write the averaged network as the package's file."
+    save_weights(path, self.ema.into(self.net), dict(CLIPSEG_CFG, vocab=self.vocab), training=facts)
