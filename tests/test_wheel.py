@@ -45,6 +45,6 @@ def test_new_environment(wheel):
     where = run(bin/'python', '-c', 'import zsad; print(zsad.__file__)', cwd=tmp).strip()
     assert Path(where).resolve().is_relative_to((tmp/'env').resolve())
     assert run(bin/'zsad', '--version', cwd=tmp).startswith('zsad ')
-    assert 'missing' not in run(bin/'zsad', 'info', cwd=tmp).split('weights tiny:')[1]
+    assert run(bin/'zsad', 'info', cwd=tmp).split('weights tiny:')[1].count(' here ') == 5
     said = run(bin/'zsad', 'demo', '--out', 'demo', cwd=tmp)
     assert 'scored 8 of 8' in said and (tmp/'demo'/'report'/'report.html').stat().st_size > 10_000

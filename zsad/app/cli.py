@@ -262,10 +262,24 @@ def show_info()->int:  # Exit code
     print(f'zsad {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}')
     print(', '.join(f'{p} {at(p)}' for p in ('torch', 'torchvision', 'open_clip_torch', 'transformers', 'segment-anything', 'numpy', 'Pillow', 'fastcore')))
     print(f"device {pick_device()}\nmethods {', '.join(list_detectors())}\nfetched weights lie in {weights_home()} (ZSAD_HOME)")
-    for name in PROFILES:
+    for name, profile in PROFILES.items():
         print(f'weights {name}:')
-        for r in weights_status(name): print(f"  {r['model']:8s} {'here   ' if r['present'] else 'missing'} {r['path']}" + ('' if r['present'] else f" ({r['size_mb']:,.0f} MB)"))
+        for r in weights_status(name):
+            found = _found(Path(r['path']), profile[r['model']].size)
+            print(f"  {r['model']:8s} {found:7s} {r['path']}" + f" ({r['size_mb']:,.0f} MB)"*(found != 'here'))
     return 0
+
+# %% ../../nbs/app/70_cli.ipynb #b5418434
+def _found(path:Path, size:int)->str:
+    "What the head of a file of weights tells; `size` is the published one in bytes, None where it is not known exactly."
+    from safetensors import safe_open
+    from zsad.models.weights import _kind
+    if not path.exists(): return 'missing'
+    try:
+        if _kind(path) == 'safetensors':
+            with safe_open(path, 'np'): pass
+    except Exception: return 'damaged'
+    return 'here' if size in (None, path.stat().st_size) else 'differs'
 
 # %% ../../nbs/app/70_cli.ipynb #cf8d09c1
 def fetch_files(
