@@ -55,12 +55,12 @@ def picture_hw(
 
 # %% ../../nbs/data/10_base.ipynb #80f1952a
 def read_mask(
-    path:str|Path    # File of a mask: PNG, BMP, TIFF, GIF …, but not JPEG
+    path:str|Path    # File of a mask: PNG, BMP, TIFF, GIF …, but not JPEG or WebP
 )->np.ndarray:       # bool (H,W), True where the file is not zero
     "The mask in a file, turned as its EXIF header says."
     try:
         with Image.open(path) as pic:
-            if pic.format == 'JPEG': raise ImageError(path, 'a mask must be stored without loss (PNG, BMP, TIFF), got JPEG')
+            if pic.format in ('JPEG', 'MPO', 'WEBP'): raise ImageError(path, f'a mask must be stored without loss (PNG, BMP, TIFF), got {pic.format}')
             a = np.asarray(ImageOps.exif_transpose(pic))
             if pic.mode in ('LA', 'RGBA', 'PA'): a = a[..., :-1]
     except ImageError: raise
