@@ -392,7 +392,6 @@ def masks(self:LowMasks)->np.ndarray: # (n,h,w) bool, over the picture only
 
 # %% ../../nbs/models/23_sam.ipynb #8605dac6
 @patch
-@torch.inference_mode()
 def enlarge(self:LowMasks,
     keep=None,  # Which masks: (n,) bool, or their numbers; None: all
 )->np.ndarray:  # (H,W) bool
