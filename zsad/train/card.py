@@ -182,10 +182,10 @@ def _training(runs):
         'processes': r.said('processes'), 'seed': r.said('seed'), 'renderer': r.said('renderer')} for n, r in runs.items()]
     guess = [n for n, r in runs.items() if r.estimated]
     note = [f'≈: not counted in the log of {", ".join(guess)}, but estimated as steps × pictures per step of today\'s code.', '']*bool(guess)
-    return ['### Training', '', *_table(rows), f'Together {sum(r.minutes*r.facts.get("processes", 1)/60 for r in runs.values()):.1f} hours of one process. A training\'s fingerprint also covers how pairs are drawn, so it is never that of the exam.', '', *note]
+    return ['### Training', '', *_table(rows), f'Together {sum(r.minutes*r.facts.get("processes", 1)/60 for r in runs.values()):.1f} hours of one process, where a log that names no number counts as one. A training\'s fingerprint also covers how pairs are drawn, so it is never that of the exam.', '', *note]
 
 # %% ../../nbs/train/67_card.ipynb #0f07e873
-OWN = dict(clip=dict(whole='image AUROC, whole pictures', tile='image AUROC, tiles', patch='patch AUROC', pairs='twins in the right order'),
+OWN = dict(clip=dict(auroc='image AUROC', whole='image AUROC, whole pictures', tile='image AUROC, tiles', patch='patch AUROC', pairs='twins in the right order'),
     clipseg=dict(pixel='pixel AUROC', f1='pixel F1-max', image="image AUROC of the map's maximum", object="IoU of the object's noun"),
     sam=dict(best='best IoU per part, all masks', kept_best='best IoU per part, masks kept', kept='share of masks kept', quality_error='error of the predicted quality'),
     isnet=dict(iou='foreground IoU', iou10='foreground IoU, tenth percentile')) # Figure in the log → in words
@@ -208,7 +208,7 @@ def _beside(exam):
         for s, t in exam['figures'].get(split, {}).items():
             cols = {f'{WORDS[m]}, {what}': _spread(t[m][what]) for m in (_IMAGE, _PIXEL, _F1) for what in ('mean', 'pooled')}
             rows.append(dict(pictures=name, system=WORDS[s], **cols))
-    return ['### Beside the baselines', '', 'Mean over the kinds, and all kinds pooled; ± is the spread over the seeds:', '', *_table(rows)]
+    return ['### Beside the baselines', '', 'Mean over the kinds, each judged by itself, and all kinds pooled, each picture compared with those of all kinds; ± is the spread over the seeds. Which kinds lead may differ between the two:', '', *_table(rows)]
 
 def _photos(exam):
     t = exam['figures'].get('photos')
@@ -287,11 +287,15 @@ def _warnings(exam, runs):
     if exam['renderer'] != renderer_fingerprint(): out.append(f'**The renderer has changed** since the exam: `{exam["renderer"]}` then, `{renderer_fingerprint()}` now.')
     return [f'> {s}\n' for s in out]
 
-def _reproduce(runs):
-    lines = [TRAIN.format(net=n, steps=r.facts['step']) for n, r in runs.items()]
+def _command(r):
+    k, line = r.facts.get('processes') or 1, TRAIN.format(net=r.net, steps=r.facts['step'])
+    return line if k == 1 else line.replace('python -m', f'torchrun --nproc-per-node {k} -m', 1)
+
+def _reproduce(exam, runs):
+    lines = [*map(_command, runs.values()), EXAM + ' --photos FOLDER'*('photos' in exam['figures'])]
     timed = [n for n, r in runs.items() if r.facts.get('schedule', 'minutes') == 'minutes']
     note = [f'The shipped runs of {", ".join(timed)} were scheduled in minutes, and such a schedule depends on the speed of the machine: the commands make as many steps, but the rate falls by steps and not by time.']*bool(timed)
-    return ['### How to do it again', '', 'In this order: CLIPSeg starts from CLIP. The steps are those of the logs.', *note, 'No repetition was measured, so how close a new run comes is not known.', '', '```', *lines, EXAM, '```', '']
+    return ['### How to do it again', '', 'In this order: CLIPSeg starts from CLIP. The steps are those of the logs.', *note, 'No repetition was measured, so how close a new run comes is not known.', '', '```', *lines, '```', '']
 
 # %% ../../nbs/train/67_card.ipynb #0a25758c
 class Card(str):
@@ -308,5 +312,5 @@ def card(
     bars = ['### Bars', '', f"{exam['rows']:,} pictures, plan `{exam['plan']}`, renderer `{exam['renderer']}`. Value ± spread over the seeds.", '', *_table(bar_rows(exam))]
     what = f'Four very small networks, {", ".join(MODELS)}, trained on rendered pictures only: {sum(r.bytes for r in runs.values())/1e6:.1f} MB, {sum(r.parameters for r in runs.values()):,} numbers.\n'
     parts = [what, *_warnings(exam, runs), *bars, *_limits(exam), *_beside(exam), *_photos(exam), *_shadows(exam), *_own_figures(runs), *(_detail(exam) if detail else []),
-        *_training(runs), *_reproduce(runs), *_data(), *_files(runs)]
+        *_training(runs), *_reproduce(exam, runs), *_data(), *_files(runs)]
     return Card('\n'.join(parts))

@@ -53,4 +53,6 @@ def validate(self:IsNetTask, n=48):
     return out
 
 @patch
-def export(self:IsNetTask, path, facts): save_weights(path, self.ema.into(self.net), ISNET_CFG, training=facts)
+def export(self:IsNetTask, path, facts):
+    "Write the averaged network as the package's file."
+    save_weights(path, self.ema.into(self.net), ISNET_CFG, training=facts)
