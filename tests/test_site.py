@@ -24,10 +24,9 @@ def web(path): return re.sub(r'^\d+_', '', path.stem)
 def processed(tmp_path_factory):
     "The notebooks as nbdev hands them to Quarto, and all that it said while it made them."
     home = tmp_path_factory.mktemp('site')
-    for f in ('nbs', 'zsad', 'settings.ini'):
+    for f in ('nbs', 'zsad', '.ci', 'settings.ini'):
         (shutil.copytree if (ROOT/f).is_dir() else shutil.copy)(ROOT/f, home/f)
-    run = subprocess.run([sys.executable, '-c', 'from nbdev.serve import proc_nbs\nif __name__ == "__main__": proc_nbs(n_workers=2)'], cwd=home,
-                         capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(home)})
+    run = subprocess.run([sys.executable, '.ci/docs.py', '--notebooks'], cwd=home, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(home)})
     return home/'_proc', run
 
 def test_processing_is_silent(processed):
@@ -35,6 +34,19 @@ def test_processing_is_silent(processed):
     assert run.returncode == 0, run.stderr
     assert run.stdout + run.stderr == ''
     assert {p.relative_to(proc) for p in proc.rglob('*.ipynb')} == {p.relative_to(NBS) for p in PAGES}
+
+def test_signatures_are_plain_and_sources_are_the_pages_own(processed):
+    wrong, seen = [], 0
+    for page in PAGES:
+        module = next((m[1] for c in cells(page, 'code') if (m := re.search(r'^#\|\s*default_exp (\S+)', text(c), re.M))), None)
+        for c in cells(processed[0]/name(page), 'code'):
+            for t in [''.join(o.get('data', {}).get('text/markdown', '')) for o in c['outputs']]:
+                if any('](http' in code for code in re.findall(r'^```.*?^```', t, re.M | re.S)): wrong.append(f'{name(page)}: a link in a code block: {t[:200]}')
+                if not (directive(c, 'echo') == 'false' and text(c).strip().split('\n')[-1].startswith('show_doc(')): continue
+                seen += 1
+                source = re.search(r'\[source\]\(\S+/blob/main/(\S+)#L(\d+)\)', t)
+                if not (source and source[1] == f"zsad/{module.replace('.', '/')}.py"): wrong.append(f'{name(page)}: source of {text(c)}: {source and source[0]}')
+    assert seen > 400 and not wrong, '\n'.join(wrong)
 
 @lru_cache(None)
 def anchors(page):

@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""`nbdev_docs` with three things mended: no link inside a signature's code block, where a reader would see its brackets;
+[source] leads to the page's own module when two modules have a thing of that name; a decorated method has its class in its title, and a source.
+
+python .ci/docs.py              the whole site (needs Quarto)
+python .ci/docs.py --notebooks  only the processed notebooks in _proc/"""
+import sys
+import nbdev.processors as processors, nbdev.showdoc as showdoc
+from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup, _lineno
+
+def add_links(cell):
+    look = NbdevLookup()
+    if cell.cell_type == 'markdown': cell.source = look.linkify(cell.source)
+    for o in cell.get('outputs', []):
+        if text := o.get('data', {}).get('text/markdown'): o['data']['text/markdown'] = [look.linkify(''.join(text))]
+
+class ExecShowDocs(processors.exec_show_docs):
+    def begin(self):
+        super().begin()
+        Renderer.module = next((c.directives_['default_exp'][0] for c in self.nb.cells if 'default_exp' in (getattr(c, 'directives_', None) or {})), None)
+
+class Renderer(showdoc.BasicMarkdownRenderer):
+    def __init__(self, sym, name=None, **kw):
+        super().__init__(sym, name=name, **kw)
+        if hasattr(sym, '__wrapped__'): self.nm = self.fn = name or sym.__qualname__
+
+    def _repr_markdown_(self):
+        look, text = NbdevLookup(), super()._repr_markdown_()
+        if not (own := look[f'{get_config().lib_name}.{self.module}.{self.fn}']): return text
+        source = f'{own[2]}#L{_lineno(self.fn, own[1])}'
+        return text.replace(look.code(self.fn), source, 1)
+
+processors.add_links, processors.exec_show_docs, showdoc.BasicMarkdownRenderer = add_links, ExecShowDocs, Renderer   # here, not below: nbdev's workers import this file
+
+if __name__ == '__main__':
+    if '--notebooks' in sys.argv:
+        from nbdev.serve import proc_nbs
+        proc_nbs(n_workers=2)
+    else:
+        from nbdev.quarto import nbdev_docs
+        nbdev_docs.__wrapped__()
