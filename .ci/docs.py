@@ -39,4 +39,4 @@ if __name__ == '__main__':
         proc_nbs(n_workers=2)
     else:
         from nbdev.quarto import nbdev_docs
-        nbdev_docs.__wrapped__()
+        nbdev_docs()
