@@ -37,6 +37,7 @@ def followed(tmp_path_factory):
     for label, most in (('good', 20), ('bad', 3)):
         (home/'photos'/label).mkdir(parents=True)
         for f in sorted((PHOTOS/label).iterdir())[:None if many else most]: shutil.copy(f, home/'photos'/label)
+    shutil.copytree(PHOTOS/'masks', home/'photos'/'masks')
     (home/'photos'/'bad'/'torn.jpg').write_bytes(b'\xff\xd8\xff\xe0')
     start, done = time.perf_counter(), {}
     for title in ('Scan', 'Pass or fail'):
@@ -45,11 +46,11 @@ def followed(tmp_path_factory):
         done[title] = subprocess.run([sys.executable, '-m', 'zsad.app.cli', *words], cwd=home, env=ENV, capture_output=True, text=True, encoding='utf-8', timeout=1800)
     (home/'loop.py').write_text(code('The same in Python'), encoding='utf-8')
     done['loop'] = subprocess.run([sys.executable, 'loop.py'], cwd=home, env=ENV, capture_output=True, text=True, encoding='utf-8', timeout=1800)
-    print(f'\nthe tutorial on {len(list(home.glob("photos/*/*"))) - 1} photos: {time.perf_counter() - start:.0f} s')
+    print(f'\nthe tutorial on {len(list(home.glob("photos/[bg]*/*"))) - 1} photos: {time.perf_counter() - start:.0f} s')
     return home, done
 
 def lines(out): return {r['path']: r for r in map(json.loads, (out/'results.jsonl').read_text(encoding='utf-8').splitlines())}
-def photos(home, label='*'): return sorted(p.relative_to(home/'photos').as_posix() for p in home.glob(f'photos/{label}/*'))
+def photos(home, label='[bg]*'): return sorted(p.relative_to(home/'photos').as_posix() for p in home.glob(f'photos/{label}/*'))
 
 
 def test_scan(followed):
