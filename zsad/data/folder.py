@@ -78,7 +78,7 @@ def _mask_notes(samples, masks)->list:
     if not masks: return []
     used = {s.mask_path for s in samples}
     bare, idle = sum(s.label == 1 and s.mask_path is None for s in samples), len(masks - used)
-    says = [(len(masks), 'mask', 'taken as ground truth, not as a picture'), (bare, 'bad picture', 'without a mask'), (idle, 'mask', 'named like no bad picture')]
+    says = [(len(masks), 'mask', 'taken as ground truth and not to be scored'), (bare, 'bad picture', 'without a mask'), (idle, 'mask', 'named like no bad picture')]
     return [f"{n} {what}{'s'*(n != 1)} {say}" for n, what, say in says if n]
 
 # %% ../../nbs/data/13_folder.ipynb #82a8b774

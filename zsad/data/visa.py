@@ -36,7 +36,7 @@ def _row(values:list, where:str)->Row:
 # %% ../../nbs/data/11_visa.ipynb #c8f62f52
 def read_split(
     path:str|Path    # A file such as `split_csv/1cls.csv`
-)->list:             # A `Row` per photo: object, split, label, image, mask (empty: none), in the file's order
+)->list:             # A named tuple per photo: object, split, label, image, mask (empty: none), in the file's order
     "The lines of a split file, checked."
     path = Path(path)
     try:

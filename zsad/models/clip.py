@@ -203,6 +203,7 @@ def load(cls:Clip,
     state, meta = read_weights(path)
     if (cfg := config_in(meta, path)) is not None:
         vocab = cfg.pop('vocab', None)
+        if lacks := {'embed_dim', 'vision_cfg', 'text_cfg'} - set(cfg): raise BadWeights(f'{path} does not hold a CLIP: its configuration lacks {", ".join(sorted(lacks))}')
         return cls(fill(small_clip(cfg, vocab), state, path), Tokens(vocab, cfg['text_cfg'].get('context_length', 77)), device, dtype, **options)
     if isinstance(weights, str): arch = arch or PROFILES[weights]['clip'].arch
     model = _build(arch or guess_arch(state, path, openai=meta.get('format') == 'torchscript'))

@@ -74,8 +74,8 @@ _april = WeightFile('april/mvtec_pretrained.pth', _heads + 'mvtec_pretrained.pth
 class Profile(dict):
     "A set of weights: name of a model → `WeightFile`; shows itself as a table."
     def _repr_markdown_(self):
-        rows = [f'| {m} | `{f.name}` | {f.size_mb:,.0f} MB{"" if f.size or not f.url else " (about)"} | `{f.sha256[:16]}`'
-                f'{"…" if len(f.sha256) > 16 else ""} | {f.licence} |' for m, f in self.items()]
+        digits = lambda s: f'`{s[:16]}`' + '…'*(len(s) > 16) if s else 'none'
+        rows = [f'| {m} | `{f.name}` | {f.size_mb:,.0f} MB{"" if f.size or not f.url else " (about)"} | {digits(f.sha256)} | {f.licence} |' for m, f in self.items()]
         return '\n'.join(['| model | file | size | SHA-256 | licence |', '|---|---|---|---|---|', *rows])
 
 # %% ../../nbs/models/20_weights.ipynb #111feeb2
