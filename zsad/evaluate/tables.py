@@ -52,7 +52,7 @@ class Table:
 
 def _framed(form, title, body, notes):
     "Title, table and notes in the words of the format."
-    if form == 'md': return '\n\n'.join([f'**{title}**', body, *(f'- {n}' for n in notes)]).replace('\n\n- ', '\n- ').replace('\n- ', '\n\n- ', 1) + '\n'
+    if form == 'md': return '\n\n'.join([f'**{title}**', body, *['\n'.join(f'- {n}' for n in notes)]*bool(notes)]) + '\n'
     if form == 'latex': return '\n'.join([f'% {title}', body, *(f'% {n}' for n in notes)]) + '\n'
     from html import escape
     return f'<h3>{escape(title)}</h3>\n{body}\n<ul>' + ''.join(f'<li>{escape(n)}</li>' for n in notes) + '</ul>\n'
@@ -79,7 +79,8 @@ def joined(
 def _value(rows):
     "The mean and the spread of some rows."
     from statistics import mean, stdev
-    v = [r['value'] for r in rows]
+    r, v = rows[0], [r['value'] for r in rows]
+    if len({r['seed'] for r in rows}) < len(rows): raise ValueError(f"two runs of {r['method']} with {r['weights']} weights have the same seed, so they differ in options, precision or files and are not seeds of one; tables_of tells them apart")
     if None in v: return Value(None, None, 0., len(v))
     return Value(100*mean(v), 100*stdev(v) if len(v) > 1 else None, 100*max(r['bound'] for r in rows), len(v))
 
@@ -177,19 +178,27 @@ def provenance(
             if line not in said: said.append(line)
     return said
 
+def _judged(runs):
+    "Rows and gaps; runs that differ in nothing a column shows get the digits of their names beside their weights."
+    judged, digits = [rows_of(r) for r in runs], defaultdict(set)
+    system = lambda row: tuple(row[k] for k in ('method', 'weights', 'dataset', 'shots'))
+    for run, (rows, _) in zip(runs, judged):
+        for row in rows: digits[system(row)].add(run.name[-6:])
+    marked = lambda run, row: dict(row, weights=f"{row['weights']} ({run.name[-6:]})") if len(digits[system(row)]) > 1 else row
+    return [marked(run, row) for run, (rows, _) in zip(runs, judged) for row in rows], [w for _, ws in judged for w in ws]
+
 def all_numbers(
     folders:list   # Folders that `evaluate` wrote to
 )->Table:          # As from `long_table`
     "Every number of some runs."
-    return long_table([r for run in found(folders) for r in rows_of(run)[0]])
+    return long_table(_judged(found(folders))[0])
 
 def tables_of(
     folders:list   # Folders that `evaluate` wrote to
 )->list:           # `Table`s: the report's two where a VisA run is there, then one per system
     "All tables of some runs, with their provenance."
     runs = found(folders)
-    judged = [rows_of(r) for r in runs]
-    rows, gaps = [r for rs, _ in judged for r in rs], [w for _, ws in judged for w in ws]
+    rows, gaps = _judged(runs)
     visa = any(r['dataset'].split('-')[0] == 'visa' and r['shots'] == 0 for r in rows)
     out = [*(report_tables(rows) if visa else []), *beside_published(rows)]
     if not out: raise ValueError('no category is finished: ' + '; '.join(gaps[:3]))
