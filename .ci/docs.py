@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""`nbdev_docs` with three things mended: no link inside a signature's code block, where a reader would see its brackets;
-[source] leads to the page's own module when two modules have a thing of that name; a decorated method has its class in its title, and a source.
+"""`nbdev_docs` with four things mended: no link inside a signature's code block, where a reader would see its brackets;
+[source] leads to the page's own module when two modules have a thing of that name; a decorated method has its class in its title, and a source; symbols of one cell come in its order.
 
 python .ci/docs.py              the whole site (needs Quarto)
 python .ci/docs.py --notebooks  only the processed notebooks in _proc/"""
@@ -31,6 +31,9 @@ class Renderer(showdoc.BasicMarkdownRenderer):
         source = f'{own[2]}#L{_lineno(self.fn, own[1])}'
         return text.replace(look.code(self.fn), source, 1)
 
+def in_order(cell, shown, names=processors._def_names): return names(cell, shown)[::-1]   # each is put in right behind the cell, the last one first
+
+processors._def_names = in_order
 processors.add_links, processors.exec_show_docs, showdoc.BasicMarkdownRenderer = add_links, ExecShowDocs, Renderer   # here, not below: nbdev's workers import this file
 
 if __name__ == '__main__':
