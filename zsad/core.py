@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW_SHOT', 'ImageError', 'load_image', 'pick_device', 'pick_dtype', 'Explanation', 'Prediction', 'Detector',
-           'write_atomically', 'register_detector', 'list_detectors', 'create_detector', 'Threshold',
-           'conformal_threshold', 'good_photos_needed', 'checked_options', 'options_repr']
+           'register_detector', 'list_detectors', 'create_detector', 'Threshold', 'conformal_threshold',
+           'good_photos_needed', 'checked_options', 'options_repr', 'write_atomically']
 
 # %% ../nbs/00_core.ipynb #7ca55c03
 import importlib, io, math, os, warnings
@@ -126,8 +126,12 @@ def pick_dtype(
 # %% ../nbs/00_core.ipynb #8e2e7e05
 class Explanation(dict):
     "Where a score came from: lists of flat dicts are tables (`components`, `tiles`, `prompts`), `notes` is a list of sentences, the rest are single facts."
-    def facts(self)->dict: return {k: v for k, v in self.items() if not isinstance(v, list)}
-    def tables(self)->dict: return {k: v for k, v in self.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    def facts(self)->dict:
+        "What is no list."
+        return {k: v for k, v in self.items() if not isinstance(v, list)}
+    def tables(self)->dict:
+        "The lists of rows, by name."
+        return {k: v for k, v in self.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     def __str__(self): return '\n'.join(_sections(self, bold=''))
     def _repr_markdown_(self): return '\n'.join(_sections(self, bold='**'))
 
@@ -195,17 +199,6 @@ def _checked_name(obj:str)->str:
     "The object's name without surrounding blanks; an empty one is an error."
     if not isinstance(obj, str) or not obj.strip(): raise ValueError(f'the object needs a name such as "cookie", got {obj!r}')
     return obj.strip()
-
-# %% ../nbs/00_core.ipynb #dc750a1f
-def write_atomically(
-    path:Path,   # The file
-    data:bytes   # Its content
-):
-    "Write a file all at once, even under a kill or a power cut."
-    path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    with open(tmp, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-    os.replace(tmp, path)
 
 # %% ../nbs/00_core.ipynb #d74e34ee
 _modules = {'vvv': 'zsad.pipeline.vvv', 'clip-ac': 'zsad.baselines.clip_ac', 'winclip': 'zsad.baselines.winclip',
@@ -304,3 +297,14 @@ def options_repr(
     plain = type(options)()
     changed = {k: v for k, v in vars(options).items() if v != getattr(plain, k)}
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'defaults'})"
+
+# %% ../nbs/00_core.ipynb #dc750a1f
+def write_atomically(
+    path:Path,   # The file
+    data:bytes   # Its content
+):
+    "Write a file all at once, even under a kill or a power cut."
+    path = Path(path)
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
+    with open(tmp, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+    os.replace(tmp, path)
