@@ -121,9 +121,9 @@ def find_foreground(
 
 # %% ../../nbs/pipeline/30_foreground.ipynb #8adbd2b3
 def _network_digest(net)->bytes:
-    "Checksum of the weights and the precision of an `IsNet` or `Sam`; b'' for None."
+    "Checksum of the weights, precision, input size and filters of an `IsNet` or `Sam`; b'' for None."
     if net is None: return b''
-    h = hashlib.sha256(str(net.dtype).encode())
+    h = hashlib.sha256(f'{net.dtype} {net.size} {getattr(net, "filters", None)}'.encode())
     for name, t in net.model.state_dict().items(): h.update(name.encode() + t.detach().cpu().float().contiguous().numpy().tobytes())
     return h.digest()
 
