@@ -30,15 +30,17 @@ class Sheet:
 
 # %% ../../nbs/data/08_relief.ipynb #bb4a0a7f
 def _draw_sheet(self):
-    w, top = self.cell_px, 14*bool(self.titles[0]); h = round(w*max(i.shape[0]/i.shape[1] for i in self.imgs)); rows = -(-len(self.imgs)//self.cols)
+    w, pen = self.cell_px, ImageDraw.Draw(Image.new('L', (1, 1)))
+    pt = next((n for n in (14, 13, 12, 11) if all(pen.textlength(str(t), font_size=n) <= w for t in self.titles)), 10)
+    top = (pt + 4)*bool(self.titles[0]); h = round(w*max(i.shape[0]/i.shape[1] for i in self.imgs)); rows = -(-len(self.imgs)//self.cols)
     page = Image.new('RGB', (self.cols*(w + 4) - 4, rows*(h + top + 4) - 4), 'white'); pen = ImageDraw.Draw(page)
     for i, img in enumerate(self.imgs):
         x, y = i % self.cols*(w + 4), i//self.cols*(h + top + 4)
         page.paste(Image.fromarray(img).resize((w, round(w*img.shape[0]/img.shape[1])), Image.LANCZOS), (x, y + top))
-        if top: pen.text((x + 1, y + 1), str(self.titles[i]), fill='black')
+        if top: pen.text((x + 1, y + 1), str(self.titles[i]), fill='black', font_size=pt)
     return page
 
-def _repr_jpeg_(self): b = io.BytesIO(); self.draw().save(b, 'JPEG', quality=self.quality); return b.getvalue()
+def _repr_jpeg_(self): b = io.BytesIO(); self.draw().save(b, 'JPEG', quality=self.quality, optimize=True); return b.getvalue()
 
 Sheet.draw, Sheet._repr_jpeg_ = _draw_sheet, _repr_jpeg_
 
