@@ -128,7 +128,9 @@ class Heads(nn.Module):
         super().__init__()
         self.fc = nn.ModuleList([nn.Linear(width, dim) for _ in range(n)])
 
-    def forward(self, taps): return [F.normalize(fc(t), dim=-1) for fc, t in zip(self.fc, taps, strict=True)]
+    def forward(self, taps):
+        "Unit vectors of the text space, one tensor per tap, from features (N, patches, width)."
+        return [F.normalize(fc(t), dim=-1) for fc, t in zip(self.fc, taps, strict=True)]
 
 # %% ../../nbs/baselines/42_april_gan.ipynb #9bf0e242
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ class Memory:
         sizes = ', '.join(f'{len(v):,} ' + ('patches' if k == 'patches' else f'windows {k}×{k}') for k, v in self.vectors.items())
         return f'memory of {self.photos} photo{"s"*(self.photos != 1)} of {self.obj!r}: {sizes}, {self.megabytes:.2f} MB'
 
-    def place(self, key, i): # Photo, box of the crop and number of the feature inside it, of row i
+    def place(self, key, i):
+        "Photo, box of the crop and number of the feature inside it, of row `i`."
         return (*self.crops[i//(len(self.vectors[key])//len(self.crops))], i%(len(self.vectors[key])//len(self.crops)))
 
 # %% ../../nbs/baselines/43_winclip_plus.ipynb #8e25710f

@@ -120,7 +120,9 @@ class Dataset(Sequence):
 
     def __len__(self): return len(self.samples)
     def __getitem__(self, i): return Dataset(self.samples[i], self.name, self.notes) if isinstance(i, slice) else self.samples[i]
-    def labels(self)->list: return [s.label for s in self.samples]
+    def labels(self)->list:
+        "Of each sample: 0 for good, 1 for bad, None where it is not known."
+        return [s.label for s in self.samples]
     def __repr__(self): return '\n'.join([f'{self.name}: {_counted(self)}', *self.notes])
 
 # %% ../../nbs/data/10_base.ipynb #d66b2a4b

@@ -163,8 +163,12 @@ class Benchmark:
 
     @property
     def label(self): return self.data + (f'-{self.names}' if self.names != 'raw' else '')
-    def all(self)->list: return READERS[self.data][0](self)
-    def split(self, split)->dict: return READERS[self.data][1](self, split)
+    def all(self)->list:
+        "The names of all categories that the tree holds."
+        return READERS[self.data][0](self)
+    def split(self, split)->dict:
+        "Category → its samples of one split."
+        return READERS[self.data][1](self, split)
 
 # %% ../../nbs/evaluate/52_run.ipynb #43449783
 def _visa(b, split): return VisaDataset(b.root, list(b.categories) or None, split, b.names).per_category()

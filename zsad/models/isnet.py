@@ -27,7 +27,9 @@ class ConvUnit(nn.Module):
         self.conv_s1 = nn.Conv2d(c_in, c_out, 3, padding=dilation, dilation=dilation)
         self.bn_s1 = nn.BatchNorm2d(c_out)
 
-    def forward(self, x:Tensor)->Tensor: return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
+    def forward(self, x:Tensor)->Tensor:
+        "(N, C, H, W) to (N, channels out, H, W): convolution, batch norm, ReLU."
+        return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
 
 # %% ../../nbs/models/24_isnet.ipynb #102b3ee3
 def _halve(x:Tensor)->Tensor: return F.max_pool2d(x, 2, stride=2, ceil_mode=True)
@@ -54,6 +56,7 @@ class RSU(nn.Module):
         for i in range(depth-1, 0, -1): self.add_module(f'rebnconv{i}d', ConvUnit(2*c_mid, c_out if i==1 else c_mid, dil[i-1]))
 
     def forward(self, x:Tensor)->Tensor:
+        "(N, C, H, W) to the same size: down a small U of its own, up again, and added to what went in."
         h = x_in = self.rebnconvin(x)
         down = []
         for i in range(1, self.depth+1):
@@ -87,6 +90,7 @@ class IsNetModel(nn.Module):
         x:Tensor,    # (N,3,H,W) pixels / 255 − 0.5
         sides:int=6, # How many of the six outputs to compute, finest first
     )->list:         # Logits (N,1,H,W), finest first
+        "Logits of the foreground from normalised pictures."
         downs,h = [],self.conv_in(x)
         for i,(name,*_) in enumerate(ENCODER):
             h = getattr(self, name)(_halve(h) if i else h)

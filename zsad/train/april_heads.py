@@ -58,8 +58,12 @@ class Drawn:
     def label(self): return int(self.defect is not None)
     @property
     def key(self): return f'{self.obj}/{self.defect or "good"}/{self.seed}'
-    def img(self): return _drawn(self).img
-    def mask(self): return _drawn(self).gt > 0
+    def img(self):
+        "(H, W, 3) uint8."
+        return _drawn(self).img
+    def mask(self):
+        "(H, W) bool, the damaged pixels."
+        return _drawn(self).gt > 0
 
 @lru_cache(2048)
 def _drawn(s): return render(s.obj, s.defect, size=s.size, seed=s.seed, area=(.002, .03))

@@ -350,6 +350,7 @@ class Photo:
     @property
     def key(self): return f'photo/{self.kind}/{self.sample.key}'
     def picture(self):
+        "The photo with its mask, in the form of a rendering; parts and foreground are not known."
         img, gt = self.sample.img(), self.sample.mask()
         return Rendering(img, gt, np.zeros(img.shape[:2], np.int32), self.kind, [])
 

@@ -92,7 +92,9 @@ class Shards:
         self.home.mkdir(parents=True, exist_ok=True)
         self._open = lru_cache(4096)(self._load)
 
-    def path(self, number): return self.home/f'{number}.npy'
+    def path(self, number):
+        "Where shard `number` lies."
+        return self.home/f'{number}.npy'
 
     def make(self, number):
         "Render shard `number` unless it is there."
@@ -185,6 +187,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, net):
+        "Move the average towards the network: by a step of 1 − `decay`, larger at the beginning."
         self.n += 1
         d,sd = min(self.decay, (1 + self.n)/(10 + self.n)),net.state_dict()
         torch._foreach_lerp_(list(self.state.values()), [sd[k].float() for k in self.state], 1 - d)
@@ -223,10 +226,18 @@ class Task:
         self.step,self.seconds = 0,0.
         self.rank,self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
-    def half(self): return torch.autocast(self.device.type, torch.bfloat16)
-    def tensor(self, x): return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
-    def draw(self): return draw_pairs(self.shards, self.step*self.world + self.rank, self.pairs, self.seed)
-    def state(self): return dict(net=self.net.state_dict(), ema=self.ema.state, ema_n=self.ema.n, opts=[o.state_dict() for o in self.opts], step=self.step, seconds=self.seconds)
+    def half(self):
+        "In this context the network computes in bfloat16."
+        return torch.autocast(self.device.type, torch.bfloat16)
+    def tensor(self, x):
+        "An array on the device of the training."
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+    def draw(self):
+        "The pairs of this step, other ones in each process."
+        return draw_pairs(self.shards, self.step*self.world + self.rank, self.pairs, self.seed)
+    def state(self):
+        "All that a checkpoint holds."
+        return dict(net=self.net.state_dict(), ema=self.ema.state, ema_n=self.ema.n, opts=[o.state_dict() for o in self.opts], step=self.step, seconds=self.seconds)
 
 # %% ../../nbs/train/60_tiny.ipynb #130097fa
 @patch

@@ -230,6 +230,7 @@ class ClipTask(Task):
     "CLIP on pairs: windows first, whole pictures later."
     name,blocks,muon_lr,pairs,word_steps = 'clip',('resblocks',),3e-3,10,150
     def build(self):
+        "The network at its start: random, but for whitened patches and sine positions."
         self.vocab = stored_vocab(self.home)
         self.words = Tokens(self.vocab, CLIP_CFG['text_cfg']['context_length'])
         net = small_clip(CLIP_CFG, self.vocab)

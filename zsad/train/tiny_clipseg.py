@@ -115,6 +115,7 @@ class ClipSegTask(Task):
     "CLIPSeg: a sentence in, the mask that it speaks of out."
     name,blocks,muon_lr,pairs,rest = 'clipseg',('encoder.layers', 'decoder.layers'),1e-3,6,.6
     def build(self):
+        "The network at its start, with the trained tiny CLIP inside where there is one."
         self.vocab = stored_vocab(self.home)
         self.words,net = Tokens(self.vocab, 32),small_clipseg(CLIPSEG_CFG, self.vocab)
         start = self.home/'clip'/'checkpoint.pt'

@@ -20,10 +20,15 @@ ISNET_CFG = dict(width=.125, size=256)
 class IsNetTask(Task):
     "IS-Net: the object out of its ground, all six outputs trained."
     name,lr,pairs,each = 'isnet',3e-3,12,1
-    def build(self): return IsNetModel(ISNET_CFG['width']).to(memory_format=torch.channels_last)
-    def normal(self, img): return _resized(self.tensor(img).movedim(-1, -3).float()/255 - .5, ISNET_CFG['size']).contiguous(memory_format=torch.channels_last)
+    def build(self):
+        "The network with random weights."
+        return IsNetModel(ISNET_CFG['width']).to(memory_format=torch.channels_last)
+    def normal(self, img):
+        "Pictures (N, H, W, 3) uint8 as the network takes them: (N, 3, S, S), pixels / 255 − 0.5."
+        return _resized(self.tensor(img).movedim(-1, -3).float()/255 - .5, ISNET_CFG['size']).contiguous(memory_format=torch.channels_last)
 
     def batch(self, progress):
+        "Pictures and their foregrounds; one of each pair, without those that the object fills."
         x,_ = self.draw()
         x = x[np.arange(len(x)),rng_of(self.seed, 65, self.step).integers(2, size=len(x))]
         fg = x[...,4] > 0
@@ -31,6 +36,7 @@ class IsNetTask(Task):
         return x[some,...,:3],fg[some]
 
     def losses(self, b, progress):
+        "Cross-entropy of the finest output and of the five coarser ones, and half of one minus the soft IoU."
         x,t = self.normal(b[0]),_resized(self.tensor(b[1])[:,None].float(), ISNET_CFG['size'])
         with self.half(): outs = [o.float() for o in self.net(x)]
         ce,p = [F.binary_cross_entropy_with_logits(o, t) for o in outs],outs[0].sigmoid()

@@ -118,6 +118,7 @@ class SamTask(Task):
     "SAM: a point in, three masks and their quality out."
     name,blocks,pairs,each = 'sam',('image_encoder.blocks', 'mask_decoder.transformer'),8,1
     def build(self):
+        "The network at its start: random, but for whitened patches."
         net = small_sam(SAM_CFG)
         x,_ = draw_pairs(self.shards, 0, 32, self.seed, start=64)
         p = self.tensor(patches(x[:,0,...,:3]).reshape(-1, 3, 16, 16)[::3]).float().cpu()
@@ -130,9 +131,12 @@ class SamTask(Task):
         net.hint = torch.nn.Conv2d(SAM_CFG['prompt_width'], 32, 1)
         return net
 
-    def normal(self, img): return (_resized(self.tensor(img).movedim(-1, -3).float(), SAM_CFG['size']) - self.net.pixel_mean)/self.net.pixel_std
+    def normal(self, img):
+        "Pictures (N, H, W, 3) uint8 as the network takes them: (N, 3, S, S), its mean taken off, divided by its deviation."
+        return (_resized(self.tensor(img).movedim(-1, -3).float(), SAM_CFG['size']) - self.net.pixel_mean)/self.net.pixel_std
 
     def batch(self, progress):
+        "Framed pictures, points in each, the masks that a point may mean, which of them count, and parts with their edges for the hint."
         x,_ = self.draw()
         rng = rng_of(self.seed, 66, self.step)
         s,x = x.shape[2],[framed(o, rng) for o in x[np.arange(len(x)),rng.integers(2, size=len(x))]]
