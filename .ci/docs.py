@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""`nbdev_docs` with four things mended: no link inside a signature's code block, where a reader would see its brackets;
-[source] leads to the page's own module when two modules have a thing of that name; a decorated method has its class in its title, and a source; symbols of one cell come in its order.
+"""`nbdev_docs` with five things mended: no link inside a signature's code block, where a reader would see its brackets;
+[source] leads to the page's own module when two modules have a thing of that name; a decorated method has its class in its title, and a source; symbols of one cell come in its order; a page that makes a module
+says so, and how its cells are run elsewhere.
 
 python .ci/docs.py              the whole site (needs Quarto)
 python .ci/docs.py --notebooks  only the processed notebooks in _proc/"""
 import sys
+from pathlib import Path
 import nbdev.processors as processors, nbdev.showdoc as showdoc
 from nbdev.config import get_config
+from execnb.nbio import mk_cell
 from nbdev.doclinks import NbdevLookup, _lineno
 
 def add_links(cell):
@@ -19,6 +22,11 @@ class ExecShowDocs(processors.exec_show_docs):
     def begin(self):
         super().begin()
         Renderer.module = next((c.directives_['default_exp'][0] for c in self.nb.cells if 'default_exp' in (getattr(c, 'directives_', None) or {})), None)
+        if Renderer.module:
+            cfg, page = get_config(), Path(self.nb.path_).resolve().relative_to(get_config().nbs_path.resolve())
+            text = f'[This page is the notebook [{page.as_posix()}]({cfg.git_url}/blob/{cfg.branch}/{cfg.nbs_path.name}/{page.as_posix()}), from which the module is made; its imports are not shown. To run a cell elsewhere, begin with <code>from {cfg.lib_name}.{Renderer.module} import \\*</code> and import NumPy as <code>np</code> and what else it names.]{{.origin}}'
+            at = 1 + next(i for i, c in enumerate(self.nb.cells) if c.cell_type == 'markdown' and not c.source.startswith('<!--'))
+            self.nb.cells.insert(at, mk_cell(text, 'markdown'))
 
 class Renderer(showdoc.BasicMarkdownRenderer):
     def __init__(self, sym, name=None, **kw):

@@ -91,9 +91,12 @@ class ObjectFolders(Objects):
     ):
         self.root = root = Path(root)
         if not root.is_dir(): raise FileNotFoundError(f'there is no folder {root}')
-        known = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith('.') and (d/'good').is_dir())
+        folders = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith('.'))
+        known = [d for d in folders if (root/d/'good').is_dir()]
+        aside = [d for d in folders if d not in known]
         if not known: raise ValueError(f'{root}: no folder in it holds a folder good/' + f'; it holds one itself and is a single object, so FolderDataset reads it'*(root/'good').is_dir())
         chosen = _chosen(category, known, root)
         each = {c: FolderDataset(root/c, noun(c, names)) for c in chosen}
         samples = [Sample(s.path, s.obj, s.label, s.mask_path, f'{c}/{s.key}') for c, d in each.items() for s in d]
-        super().__init__(samples, chosen, root.resolve().name, [f'{c}/: {n}' for c, d in each.items() for n in d.notes])
+        super().__init__(samples, chosen, root.resolve().name,
+            [f"{len(aside)} folder{'s'*(len(aside) != 1)} without good/ left aside: {', '.join(aside)}"]*bool(aside) + [f'{c}/: {n}' for c, d in each.items() for n in d.notes])

@@ -27,7 +27,7 @@ from .tiling import crop, find_components, make_tiles
 # %% ../../nbs/pipeline/36_vvv.ipynb #d0991b54
 @dataclass(frozen=True)
 class Options:
-    "What `VVV` does at each stage; the defaults are the report's."
+    "What `VVV` does at each stage; the defaults are the report's where it names one, except `points`."
     foreground:str='sam'           # "sam": SAM masks that lie under IS-Net's; "dichotomous": IS-Net's alone; "none": the whole picture
     points:str='foreground'        # Where SAM is asked: "foreground" (IS-Net's mask only; our choice, faster) or "grid" (everywhere, as SAM's authors do)
     points_per_side:int=32         # Points of SAM's grid along each side

@@ -263,7 +263,7 @@ def _beaten_rows(exam):
             if not got: continue
             mean = [f'{own:.3f}; {WORDS[rival]}: {v:.3f}' for _, kind, own, rival, v in got if not kind]
             lost, n = [b[1] for b in got if b[1]], sum(_mean(v) is not None for v in exam['figures'][split]['vvv'][m]['kinds'].values())
-            rows.append({'pictures': name, 'figure': WORDS[m], 'mean over the kinds, if not better': ''.join(mean) or 'better', 'kinds in which it is not better': f'{len(lost)} of {n}' + ': '*bool(lost) + ', '.join(lost)})
+            rows.append({'pictures': name, 'figure': WORDS[m], 'mean over the kinds': ''.join(mean) or 'better', 'kinds in which it is not better': f'{len(lost)} of {n}' + ': '*bool(lost) + ', '.join(lost)})
     return rows
 
 def _photo_limit(exam):
@@ -295,7 +295,7 @@ def _reproduce(exam, runs):
     lines = [*map(_command, runs.values()), EXAM + ' --photos FOLDER'*('photos' in exam['figures'])]
     timed = [n for n, r in runs.items() if r.facts.get('schedule', 'minutes') == 'minutes']
     note = [f'The shipped runs of {", ".join(timed)} were scheduled in minutes, and such a schedule depends on the speed of the machine: the commands make as many steps, but the rate falls by steps and not by time.']*bool(timed)
-    return ['### How to do it again', '', 'In this order: CLIPSeg starts from CLIP. The steps are those of the logs.', *note, 'No repetition was measured, so how close a new run comes is not known.', '', '```', *lines, '```', '']
+    return ['### How to do it again', '', 'In this order: CLIPSeg starts from CLIP (the shipped one from CLIP at minute 41, and its recipe was changed at minute 16, which these lines do not repeat). The steps are those of the logs.', *note, 'No repetition was measured, so how close a new run comes is not known.', '', '```', *lines, '```', '']
 
 # %% ../../nbs/train/67_card.ipynb #0a25758c
 class Card(str):
