@@ -24,7 +24,7 @@ def skipped(cell, flags):
     return bool(re.search(r'^#\s*\|\s*eval:\s*false', s, re.M)) or bool(directives & set(get_config().tst_flags.split()) - flags)
 
 def _close(img, data, overall=39, worst=8):
-    "Whether an encoded picture is like its original on the whole (PSNR in dB) and in every window of 5×5 pixels (root mean square, of 255): no line loses its colour, no ramp gets stairs."
+    "Whether an encoded picture is like its original on the whole (PSNR in dB) and in every window of 5×5 pixels (root mean square, of 255): no line loses its colour, and the steps of a ramp stay small."
     err = np.square(np.asarray(img, float) - np.asarray(Image.open(io.BytesIO(data)).convert('RGB'), float)).mean(2)
     return err.mean() <= 255**2/10**(overall/10) and uniform_filter(err, 5).max() <= worst**2
 
